@@ -1,0 +1,30 @@
+import pytest
+
+from gptoss_lib import settings
+
+
+def test_defaults(monkeypatch, tmp_path):
+    for name in ("GPTOSS_PROFILE", "GPTOSS_HOME", "GPTOSS_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(settings.Path, "home", lambda: tmp_path)
+    assert settings.profile() == "quick"
+    assert settings.home() == tmp_path / ".cache" / "gptoss"
+    assert settings.data_path() is None
+
+
+def test_variables_are_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("GPTOSS_PROFILE", "full")
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GPTOSS_DATA", str(tmp_path))
+    assert settings.profile() == "full"
+    assert settings.home() == tmp_path / "home"
+    assert settings.data_path() == tmp_path
+
+
+def test_wrong_values_get_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("GPTOSS_PROFILE", "fast")
+    with pytest.raises(ValueError, match=r"'fast'; set it to 'quick' or 'full'"):
+        settings.profile()
+    monkeypatch.setenv("GPTOSS_DATA", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="does not exist; point it at a file or folder"):
+        settings.data_path()
