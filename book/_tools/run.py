@@ -46,9 +46,9 @@ def execute(
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell raises and ``allow_errors`` is False.
     """
+    manager = KernelManager()
+    manager.kernel_spec.argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
     with tempfile.TemporaryDirectory() as folder:
-        manager = KernelManager()
-        manager.kernel_spec.argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         client = NotebookClient(
             notebook,
             km=manager,
@@ -57,7 +57,10 @@ def execute(
             allow_errors=allow_errors,
             resources={"metadata": {"path": folder}},
         )
-        return client.execute(env=kernel_environment(home))
+        try:
+            return client.execute(env=kernel_environment(home))
+        finally:
+            manager.shutdown_kernel(now=True)
 
 
 def refresh(source: Path, home: Path) -> float:
