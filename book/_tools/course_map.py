@@ -39,10 +39,12 @@ CHAPTERS = [
     Chapter("05_gpt2", "gpt2", "GPT-2"),
     Chapter("06_training", "training", "Training"),
     Chapter("07_generation", "generation", "Generation"),
+    Chapter("08_rmsnorm", "norm", "RMSNorm"),
+    Chapter("09_rope_yarn", "rope", "RoPE and YaRN"),
 ]
 
 # Below every chapter: they import from no exported module.
-HAND_WRITTEN = ["__init__", "settings", "figures", "widgets"]
+HAND_WRITTEN = ["__init__", "settings", "figures", "widgets", "stories_words"]
 
 
 def chosen(numbers: Iterable[str]) -> list[Chapter]:
