@@ -38,63 +38,6 @@ def _require_sizes(config, names: tuple[str, ...]) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number above zero.")
 
 
-def _validate(config) -> None:
-    """Raise a ValueError for the first thing in ``config`` that does not fit the rest."""
-
-    def require(condition: bool, message: str) -> None:
-        if not condition:
-            raise ValueError(message)
-
-    c = config
-    require(
-        c.num_attention_heads % c.num_key_value_heads == 0,
-        f"{c.num_attention_heads} query heads cannot share {c.num_key_value_heads} key/value heads evenly; "
-        "make num_attention_heads a multiple of num_key_value_heads.",
-    )
-    require(c.head_dim % 2 == 0, f"head_dim is {c.head_dim}; rotary positions turn pairs, so make it even.")
-    require(
-        c.num_experts_per_tok <= c.num_local_experts,
-        f"num_experts_per_tok is {c.num_experts_per_tok}, but there are only {c.num_local_experts} experts; "
-        "lower it or raise num_local_experts.",
-    )
-    require(
-        len(c.layer_types) == c.num_hidden_layers,
-        f"layer_types names {len(c.layer_types)} layers, but num_hidden_layers is {c.num_hidden_layers}; "
-        "name every layer, or pass layer_types=None for the alternating pattern.",
-    )
-    unknown = sorted(set(map(str, c.layer_types)) - set(LAYER_TYPES))
-    require(not unknown, f"layer_types has {unknown}; every entry must be one of {list(LAYER_TYPES)}.")
-    if LAYER_TYPES[0] in c.layer_types:
-        _require_sizes(c, ("sliding_window",))
-    if c.rope_scaling is not None:
-        require(
-            isinstance(c.rope_scaling, RopeScaling),
-            f"rope_scaling is {c.rope_scaling!r}; pass a RopeScaling, or None for plain rotary positions.",
-        )
-        original = c.rope_scaling.original_max_position_embeddings
-        require(
-            original <= c.max_position_embeddings,
-            f"original_max_position_embeddings is {original}, beyond max_position_embeddings "
-            f"{c.max_position_embeddings}; YaRN only lengthens a context.",
-        )
-    for name in ("rope_theta", "rms_norm_eps", "initializer_range", "swiglu_alpha", "swiglu_limit"):
-        value = getattr(c, name)
-        is_number = isinstance(value, (int, float))
-        require(is_number and value > 0, f"{name} is {value!r}; it must be a number above zero.")
-    weight = c.router_aux_loss_coef
-    require(
-        isinstance(weight, (int, float)) and weight >= 0,
-        f"router_aux_loss_coef is {weight!r}; the weight of a loss must be a number, and not negative.",
-    )
-    for name in [field.name for field in fields(c) if field.type is bool]:
-        value = getattr(c, name)
-        require(isinstance(value, bool), f"{name} is {value!r}; choose True or False.")
-    require(
-        c.embedding_norm in (None, "layernorm"),
-        f"embedding_norm is {c.embedding_norm!r}; choose None or 'layernorm'.",
-    )
-
-
 @dataclass(frozen=True)
 class RopeScaling:
     """How YaRN stretches rotary positions beyond the length that a model was first trained on.
@@ -226,6 +169,63 @@ class GPTOSSConfig:
         if path.is_dir():
             path = path / "config.json"
         path.write_text(json.dumps(_fields_to_json(self), indent=2) + "\n", encoding="utf-8")
+
+
+def _validate(config) -> None:
+    """Raise a ValueError for the first thing in ``config`` that does not fit the rest."""
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(message)
+
+    c = config
+    require(
+        c.num_attention_heads % c.num_key_value_heads == 0,
+        f"{c.num_attention_heads} query heads cannot share {c.num_key_value_heads} key/value heads evenly; "
+        "make num_attention_heads a multiple of num_key_value_heads.",
+    )
+    require(c.head_dim % 2 == 0, f"head_dim is {c.head_dim}; rotary positions turn pairs, so make it even.")
+    require(
+        c.num_experts_per_tok <= c.num_local_experts,
+        f"num_experts_per_tok is {c.num_experts_per_tok}, but there are only {c.num_local_experts} experts; "
+        "lower it or raise num_local_experts.",
+    )
+    require(
+        len(c.layer_types) == c.num_hidden_layers,
+        f"layer_types names {len(c.layer_types)} layers, but num_hidden_layers is {c.num_hidden_layers}; "
+        "name every layer, or pass layer_types=None for the alternating pattern.",
+    )
+    unknown = sorted(set(map(str, c.layer_types)) - set(LAYER_TYPES))
+    require(not unknown, f"layer_types has {unknown}; every entry must be one of {list(LAYER_TYPES)}.")
+    if LAYER_TYPES[0] in c.layer_types:
+        _require_sizes(c, ("sliding_window",))
+    if c.rope_scaling is not None:
+        require(
+            isinstance(c.rope_scaling, RopeScaling),
+            f"rope_scaling is {c.rope_scaling!r}; pass a RopeScaling, or None for plain rotary positions.",
+        )
+        original = c.rope_scaling.original_max_position_embeddings
+        require(
+            original <= c.max_position_embeddings,
+            f"original_max_position_embeddings is {original}, beyond max_position_embeddings "
+            f"{c.max_position_embeddings}; YaRN only lengthens a context.",
+        )
+    for name in ("rope_theta", "rms_norm_eps", "initializer_range", "swiglu_alpha", "swiglu_limit"):
+        value = getattr(c, name)
+        is_number = isinstance(value, (int, float))
+        require(is_number and value > 0, f"{name} is {value!r}; it must be a number above zero.")
+    weight = c.router_aux_loss_coef
+    require(
+        isinstance(weight, (int, float)) and weight >= 0,
+        f"router_aux_loss_coef is {weight!r}; the weight of a loss must be a number, and not negative.",
+    )
+    for name in [field.name for field in fields(c) if field.type is bool]:
+        value = getattr(c, name)
+        require(isinstance(value, bool), f"{name} is {value!r}; choose True or False.")
+    require(
+        c.embedding_norm in (None, "layernorm"),
+        f"embedding_norm is {c.embedding_norm!r}; choose None or 'layernorm'.",
+    )
 
 
 # What a config.json may say besides the architecture.
@@ -559,7 +559,8 @@ def visible_tokens(config: GPTOSSConfig, context_length: int) -> list[int]:
 def flops_per_token(config: GPTOSSConfig, context_length: int, mean: bool = False) -> FlopCount:
     """Count the FLOPs of one token: 2 for each weight that multiplies it, 4 × H × hd for each token it sees.
 
-    Norms, activations, softmax and biases are left out: together they are far below one percent.
+    Norms, activations, biases and softmax are left out, as is usual. Together they are far below one percent,
+    but for softmax at long contexts: a few operations for each token seen, beside the 4 × hd counted here.
 
     Args:
         context_length: tokens in the context, the newest included.

@@ -16,7 +16,8 @@ import re
 import tempfile
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -139,8 +140,8 @@ def _utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"The text holds {text[error.start]!r} at position {error.start}, half of a surrogate pair, which "
-            "has no UTF-8 bytes; read the text with errors='replace' or encode_bytes the original bytes."
+            f"The text holds {text[error.start]!r} at position {error.start}, half of a surrogate pair, "
+            "which has no UTF-8 bytes; read the text with errors='replace' or encode_bytes the original bytes."
         ) from None
 
 
@@ -298,6 +299,17 @@ def _read_encoding(path: Path) -> tiktoken.Encoding:
         raise ValueError(f"{str(path)!r} is damaged ({error!r}); save the tokenizer again.") from None
 
 
+@contextmanager
+def _explain_endless_runs() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"tiktoken gives up on this text ({error}); it has a run of spaces, about a million, that is too "
+            "long for the regular expression: split the text there."
+        ) from None
+
+
 class BPETokenizer:
     """A byte-level BPE tokenizer: text to token ids and back, without loss.
 
@@ -388,14 +400,16 @@ class BPETokenizer:
                 f"{min(unknown)!r} in allowed_special is not among the tokenizer's special tokens."
             )
         _utf8(text)  # tiktoken replaces what has no bytes and says nothing
-        return self._encoding.encode(text, allowed_special=allowed, disallowed_special=())
+        with _explain_endless_runs():
+            return self._encoding.encode(text, allowed_special=allowed, disallowed_special=())
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Encode many texts at once, on all cores; special tokens in them are plain text."""
         texts = list(texts)
         for text in texts:
             _utf8(text)
-        return self._encoding.encode_batch(texts, num_threads=os.cpu_count() or 1, disallowed_special=())
+        with _explain_endless_runs():
+            return self._encoding.encode_batch(texts, num_threads=os.cpu_count() or 1, disallowed_special=())
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Encode any bytes: runs that are UTF-8 as text, every other byte by itself."""
@@ -500,8 +514,8 @@ def _provide(file: str, sha256: str) -> None:
         _write_atomically(path, response.content)
     except OSError as error:
         raise FileNotFoundError(
-            f"{file} is not in tiktoken's cache and could not be downloaded: get it from {url}, save it under "
-            f"the name {path.name} in a folder, and set TIKTOKEN_CACHE_DIR to that folder."
+            f"{file} is not in tiktoken's cache and could not be downloaded: get it from {url}, save it "
+            f"under the name {path.name} in a folder, and set TIKTOKEN_CACHE_DIR to that folder."
         ) from error
     if hashlib.sha256(response.content).hexdigest() != sha256:
         path.unlink()

@@ -36,8 +36,8 @@
 #
 # Each replacement answers a pain. GPT-2 has room for 1,024 tokens and not one more. Its memory for the text that
 # it has read grows with every layer, every head and every token. And every token pays for every weight, so a model
-# that knows more is slower by as much. GPT-OSS reads 131,072 tokens, keeps a small fraction of that memory, and
-# uses only a part of its weights for each token.
+# that knows more is slower by as much. GPT-OSS reads 131,072 tokens, with a sixteenth of the memory that heads and layers
+# of GPT-2's kind would need for them, and uses only a part of its weights for each token.
 #
 # If you know which pain a part relieves, you can rebuild the part. So the course goes from GPT-2 to GPT-OSS one
 # replacement at a time. This chapter shows the whole way from above.
@@ -331,11 +331,11 @@ show(
 # | GPT-2 | GPT-OSS | why | chapter |
 # |---|---|---|---|
 # | 50,257 tokens | 201,088 tokens | A larger vocabulary cuts the same text into fewer tokens, so everything after it runs fewer times. | [02](02_tokens.ipynb) |
-# | LayerNorm | RMSNorm ([Zhang & Sennrich, 2019](https://arxiv.org/abs/1910.07467)) | Subtracting the mean and adding a bias turned out not to be needed. | 08 |
-# | a learned vector for each of 1,024 positions | rotary positions, RoPE ([Su et al., 2021](https://arxiv.org/abs/2104.09864)), stretched by YaRN ([Peng et al., 2023](https://arxiv.org/abs/2309.00071)) | A table ends where it ends. Turning queries and keys by an angle makes attention depend on the **distance** between tokens, and angles can be stretched to longer texts. | 09 |
-# | every head has its own keys and values | 8 query heads share one key and value ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245)) | The KV cache shrinks by that factor, and quality hardly does. | 10 |
-# | every layer sees every token | every other layer sees 128 tokens ([Beltagy et al., 2020](https://arxiv.org/abs/2004.05150)) | Most of what a token needs is close by. The full layers carry the rest. | 10 |
-# | attention weights sum to 1 | a learned **sink** a head takes a share ([Xiao et al., 2023](https://arxiv.org/abs/2309.17453)) | A head that has nothing to say must put its weight somewhere. A sink lets it look at nothing. | 11 |
+# | LayerNorm | RMSNorm ([Zhang & Sennrich, 2019](https://arxiv.org/abs/1910.07467)) | Subtracting the mean and adding a bias turned out not to be needed. | [08](08_rmsnorm.ipynb) |
+# | a learned vector for each of 1,024 positions | rotary positions, RoPE ([Su et al., 2021](https://arxiv.org/abs/2104.09864)), stretched by YaRN ([Peng et al., 2023](https://arxiv.org/abs/2309.00071)) | A table ends where it ends. Turning queries and keys by an angle makes attention depend on the **distance** between tokens, and angles can be stretched to longer texts. | [09](09_rope_yarn.ipynb) |
+# | every head has its own keys and values | 8 query heads share one key and value ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245)) | The KV cache shrinks by that factor, and quality hardly does. | [10](10_heads_windows.ipynb) |
+# | every layer sees every token | every other layer sees 128 tokens ([Beltagy et al., 2020](https://arxiv.org/abs/2004.05150)) | Most of what a token needs is close by. The full layers carry the rest. | [10](10_heads_windows.ipynb) |
+# | attention weights sum to 1 | a learned **sink** a head takes a share ([Xiao et al., 2023](https://arxiv.org/abs/2309.17453)) | A head that has nothing to say must put its weight somewhere. A sink lets it look at nothing. | [11](11_sinks.ipynb) |
 # | GELU | clamped SwiGLU ([Shazeer, 2020](https://arxiv.org/abs/2002.05202)) | One half of the widened vector gates the other half, which gives a better model for the same work. | 13 |
 # | one feed-forward part for all tokens | a router and 32 experts, 4 at work ([Shazeer et al., 2017](https://arxiv.org/abs/1701.06538)) | A model can know more without computing more: parameters grow, work a token does not. | 14 |
 # | the head is the embedding again | a head of its own | Sharing saves one matrix. In a model of this size the matrix is a small part. | 15 |
@@ -368,9 +368,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 # %% [markdown]
-# The refusals come first, because everything relies on them. A wrong config does not crash where it is wrong. It
-# crashes three files later with a message about shapes, or it does not crash at all and trains a bad model. So each
-# check says which value is wrong, what was expected and what to do.
+# A few numbers belong together: they say how rotary positions are stretched to contexts longer than the first
+# training's. [RoPE and YaRN](09_rope_yarn.ipynb) explains what they do. Here it is enough that they are either all
+# there or not at all.
 
 
 # %%
@@ -383,70 +383,6 @@ def _require_sizes(config, names: tuple[str, ...]) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number above zero.")
 
 
-def _validate(config) -> None:
-    """Raise a ValueError for the first thing in ``config`` that does not fit the rest."""
-
-    def require(condition: bool, message: str) -> None:
-        if not condition:
-            raise ValueError(message)
-
-    c = config
-    require(
-        c.num_attention_heads % c.num_key_value_heads == 0,
-        f"{c.num_attention_heads} query heads cannot share {c.num_key_value_heads} key/value heads evenly; "
-        "make num_attention_heads a multiple of num_key_value_heads.",
-    )
-    require(c.head_dim % 2 == 0, f"head_dim is {c.head_dim}; rotary positions turn pairs, so make it even.")
-    require(
-        c.num_experts_per_tok <= c.num_local_experts,
-        f"num_experts_per_tok is {c.num_experts_per_tok}, but there are only {c.num_local_experts} experts; "
-        "lower it or raise num_local_experts.",
-    )
-    require(
-        len(c.layer_types) == c.num_hidden_layers,
-        f"layer_types names {len(c.layer_types)} layers, but num_hidden_layers is {c.num_hidden_layers}; "
-        "name every layer, or pass layer_types=None for the alternating pattern.",
-    )
-    unknown = sorted(set(map(str, c.layer_types)) - set(LAYER_TYPES))
-    require(not unknown, f"layer_types has {unknown}; every entry must be one of {list(LAYER_TYPES)}.")
-    if LAYER_TYPES[0] in c.layer_types:
-        _require_sizes(c, ("sliding_window",))
-    if c.rope_scaling is not None:
-        require(
-            isinstance(c.rope_scaling, RopeScaling),
-            f"rope_scaling is {c.rope_scaling!r}; pass a RopeScaling, or None for plain rotary positions.",
-        )
-        original = c.rope_scaling.original_max_position_embeddings
-        require(
-            original <= c.max_position_embeddings,
-            f"original_max_position_embeddings is {original}, beyond max_position_embeddings "
-            f"{c.max_position_embeddings}; YaRN only lengthens a context.",
-        )
-    for name in ("rope_theta", "rms_norm_eps", "initializer_range", "swiglu_alpha", "swiglu_limit"):
-        value = getattr(c, name)
-        is_number = isinstance(value, (int, float))
-        require(is_number and value > 0, f"{name} is {value!r}; it must be a number above zero.")
-    weight = c.router_aux_loss_coef
-    require(
-        isinstance(weight, (int, float)) and weight >= 0,
-        f"router_aux_loss_coef is {weight!r}; the weight of a loss must be a number, and not negative.",
-    )
-    for name in [field.name for field in fields(c) if field.type is bool]:
-        value = getattr(c, name)
-        require(isinstance(value, bool), f"{name} is {value!r}; choose True or False.")
-    require(
-        c.embedding_norm in (None, "layernorm"),
-        f"embedding_norm is {c.embedding_norm!r}; choose None or 'layernorm'.",
-    )
-
-
-# %% [markdown]
-# A few numbers belong together: they say how rotary positions are stretched to contexts longer than the first
-# training's. Chapter 09 explains what they do. Here it is enough that they are either all there or not at all.
-
-
-# %%
-#| export
 @dataclass(frozen=True)
 class RopeScaling:
     """How YaRN stretches rotary positions beyond the length that a model was first trained on.
@@ -586,6 +522,88 @@ class GPTOSSConfig:
             path = path / "config.json"
         path.write_text(json.dumps(_fields_to_json(self), indent=2) + "\n", encoding="utf-8")
 
+
+# %% [markdown]
+# Last, the refusals: the `_validate` that the config calls. A wrong config does not crash where it is wrong. It
+# crashes three files later with a message about shapes, or it does not crash at all and trains a bad model. So each
+# check says which value is wrong, what was expected and what to do. It is a list; skim it, and look at what it says.
+
+
+# %%
+#| export
+def _validate(config) -> None:
+    """Raise a ValueError for the first thing in ``config`` that does not fit the rest."""
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(message)
+
+    c = config
+    require(
+        c.num_attention_heads % c.num_key_value_heads == 0,
+        f"{c.num_attention_heads} query heads cannot share {c.num_key_value_heads} key/value heads evenly; "
+        "make num_attention_heads a multiple of num_key_value_heads.",
+    )
+    require(c.head_dim % 2 == 0, f"head_dim is {c.head_dim}; rotary positions turn pairs, so make it even.")
+    require(
+        c.num_experts_per_tok <= c.num_local_experts,
+        f"num_experts_per_tok is {c.num_experts_per_tok}, but there are only {c.num_local_experts} experts; "
+        "lower it or raise num_local_experts.",
+    )
+    require(
+        len(c.layer_types) == c.num_hidden_layers,
+        f"layer_types names {len(c.layer_types)} layers, but num_hidden_layers is {c.num_hidden_layers}; "
+        "name every layer, or pass layer_types=None for the alternating pattern.",
+    )
+    unknown = sorted(set(map(str, c.layer_types)) - set(LAYER_TYPES))
+    require(not unknown, f"layer_types has {unknown}; every entry must be one of {list(LAYER_TYPES)}.")
+    if LAYER_TYPES[0] in c.layer_types:
+        _require_sizes(c, ("sliding_window",))
+    if c.rope_scaling is not None:
+        require(
+            isinstance(c.rope_scaling, RopeScaling),
+            f"rope_scaling is {c.rope_scaling!r}; pass a RopeScaling, or None for plain rotary positions.",
+        )
+        original = c.rope_scaling.original_max_position_embeddings
+        require(
+            original <= c.max_position_embeddings,
+            f"original_max_position_embeddings is {original}, beyond max_position_embeddings "
+            f"{c.max_position_embeddings}; YaRN only lengthens a context.",
+        )
+    for name in ("rope_theta", "rms_norm_eps", "initializer_range", "swiglu_alpha", "swiglu_limit"):
+        value = getattr(c, name)
+        is_number = isinstance(value, (int, float))
+        require(is_number and value > 0, f"{name} is {value!r}; it must be a number above zero.")
+    weight = c.router_aux_loss_coef
+    require(
+        isinstance(weight, (int, float)) and weight >= 0,
+        f"router_aux_loss_coef is {weight!r}; the weight of a loss must be a number, and not negative.",
+    )
+    for name in [field.name for field in fields(c) if field.type is bool]:
+        value = getattr(c, name)
+        require(isinstance(value, bool), f"{name} is {value!r}; choose True or False.")
+    require(
+        c.embedding_norm in (None, "layernorm"),
+        f"embedding_norm is {c.embedding_norm!r}; choose None or 'layernorm'.",
+    )
+
+
+# %% [markdown]
+# This is what it says to numbers that cannot work.
+
+# %%
+for wrong in [
+    {"num_key_value_heads": 7},
+    {"head_dim": 45},
+    {"num_experts_per_tok": 33},
+    {"num_hidden_layers": 3, "layer_types": ("full_attention", "sliding_attention")},
+    {"vocab_size": 201_088.0},
+    {"embedding_norm": "rmsnorm"},
+]:
+    try:
+        GPTOSSConfig(**wrong)
+    except ValueError as error:
+        print("•", error)
 
 # %% [markdown]
 # Reading a `config.json` is where care pays. Version 5 of transformers moved `rope_theta` and `rope_scaling` into
@@ -793,23 +811,6 @@ with tempfile.TemporaryDirectory() as folder:
     config.to_json(path)
     print("unchanged by a round trip:", GPTOSSConfig.from_json(path) == config)
     print("new style:", json.loads(path.read_text())["rope_parameters"])
-
-# %% [markdown]
-# And this is what it says to numbers that cannot work.
-
-# %%
-for wrong in [
-    {"num_key_value_heads": 7},
-    {"head_dim": 45},
-    {"num_experts_per_tok": 33},
-    {"num_hidden_layers": 3, "layer_types": ("full_attention", "sliding_attention")},
-    {"vocab_size": 201_088.0},
-    {"embedding_norm": "rmsnorm"},
-]:
-    try:
-        GPTOSSConfig(**wrong)
-    except ValueError as error:
-        print("•", error)
 
 # %% [markdown]
 # ## Where the parameters are
@@ -1091,7 +1092,8 @@ def visible_tokens(config: GPTOSSConfig, context_length: int) -> list[int]:
 def flops_per_token(config: GPTOSSConfig, context_length: int, mean: bool = False) -> FlopCount:
     """Count the FLOPs of one token: 2 for each weight that multiplies it, 4 × H × hd for each token it sees.
 
-    Norms, activations, softmax and biases are left out: together they are far below one percent.
+    Norms, activations, biases and softmax are left out, as is usual. Together they are far below one percent,
+    but for softmax at long contexts: a few operations for each token seen, beside the 4 × hd counted here.
 
     Args:
         context_length: tokens in the context, the newest included.

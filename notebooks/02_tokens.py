@@ -46,7 +46,8 @@ import re
 import tempfile
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -97,7 +98,7 @@ print(sorted(set(unknown)))
 # sequences are several times as long, and Unicode has room for more than a million characters. A list
 # that long is mostly vectors that are never trained; a shorter one has `<unk>` again.
 #
-# GPT-2 found the way out that nearly every model has used since
+# GPT-2 found the way out that gpt-oss still takes
 # ([Radford et al., 2019](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf)):
 # begin with **bytes**, of which there are only 256, and **learn** which byte sequences deserve a
 # symbol of their own. The learning is byte-pair encoding: a compression scheme
@@ -408,8 +409,9 @@ PATTERN = "|".join(
 )
 
 # %% [markdown]
-# Read `\p{L}` as "a letter of any script", `\p{N}` as "a digit of any script", `\p{M}` as "a mark, such
-# as an accent", `\p{Lu}` as "a capital" and `\p{Ll}` as "a small letter". Three consequences to remember:
+# Read `\p{L}` as "a letter of any script", `\p{N}` as "a digit or another number sign of any script",
+# `\p{M}` as "a mark, such as an accent", `\p{Lu}` as "a capital" and `\p{Ll}` as "a small letter"; `\p{Lt}`,
+# `\p{Lm}` and `\p{Lo}` are the letters that are neither, such as those of Chinese. Three consequences to remember:
 #
 # - **A space belongs to the word after it.** ` dog` is one piece, and *dog* at the start of a line is
 #   another. That saves a symbol a word, because spaces need none of their own.
@@ -463,9 +465,9 @@ print({name: len(pieces) for name, pieces in rows.items()})
 HTML(comparison(rows))
 
 # %% [markdown]
-# GPT-2's expression takes ` 12345` whole; o200k's makes `123` and `45` of it. GPT-2's has five ways to
-# write a contraction, all in small letters, so that `DON'T` breaks into `DON`, `'` and `T`; o200k's keeps
-# it together. And o200k's lets the line end stay with the colon, which is how code looks.
+# GPT-2's expression takes ` 12345` whole; o200k's makes `123` and `45` of it. Both know the endings of
+# English contractions, such as `'t` and `'ll`, but GPT-2's knows them in small letters only, so that `DON'T`
+# breaks into `DON`, `'` and `T`; o200k's keeps it together. And o200k's lets the line end stay with the colon, which is how code looks.
 #
 # Cutting is also what makes training cheap: a piece can be counted once and never looked at again. One
 # detail comes with it. Special tokens, such as the `<|endoftext|>` that stands between documents, are not
@@ -506,8 +508,8 @@ def _utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"The text holds {text[error.start]!r} at position {error.start}, half of a surrogate pair, which "
-            "has no UTF-8 bytes; read the text with errors='replace' or encode_bytes the original bytes."
+            f"The text holds {text[error.start]!r} at position {error.start}, half of a surrogate pair, "
+            "which has no UTF-8 bytes; read the text with errors='replace' or encode_bytes the original bytes."
         ) from None
 
 
@@ -658,9 +660,9 @@ show(
 
 # %% [markdown]
 # Ids grow from the leaves to the root: a token can be made only of older ones. Two merges also never
-# make the same bytes (the tests check it): where a byte sequence stands alone between cuts, the merges so
-# far always put it together in the same way. So a token's bytes identify it, and a vocabulary can be
-# written as a plain map **bytes → rank**. That is the form in which OpenAI publishes its own.
+# make the same bytes (the tests check it): as long as no merge reaches across the ends of a byte sequence,
+# the merges put it together in the same way wherever it stands. So a token's bytes identify it, and a
+# vocabulary can be written as a plain map **bytes → rank**. That is the form in which OpenAI publishes its own.
 
 # %% [markdown]
 # ## Encode by rank
@@ -861,6 +863,17 @@ def _read_encoding(path: Path) -> tiktoken.Encoding:
 
 # %%
 #| export
+@contextmanager
+def _explain_endless_runs() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"tiktoken gives up on this text ({error}); it has a run of spaces, about a million, that is too "
+            "long for the regular expression: split the text there."
+        ) from None
+
+
 class BPETokenizer:
     """A byte-level BPE tokenizer: text to token ids and back, without loss.
 
@@ -951,14 +964,16 @@ class BPETokenizer:
                 f"{min(unknown)!r} in allowed_special is not among the tokenizer's special tokens."
             )
         _utf8(text)  # tiktoken replaces what has no bytes and says nothing
-        return self._encoding.encode(text, allowed_special=allowed, disallowed_special=())
+        with _explain_endless_runs():
+            return self._encoding.encode(text, allowed_special=allowed, disallowed_special=())
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Encode many texts at once, on all cores; special tokens in them are plain text."""
         texts = list(texts)
         for text in texts:
             _utf8(text)
-        return self._encoding.encode_batch(texts, num_threads=os.cpu_count() or 1, disallowed_special=())
+        with _explain_endless_runs():
+            return self._encoding.encode_batch(texts, num_threads=os.cpu_count() or 1, disallowed_special=())
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Encode any bytes: runs that are UTF-8 as text, every other byte by itself."""
@@ -1148,45 +1163,15 @@ show(
 # everything else:
 
 # %%
-TOKENS_PER_SAMPLE = {
-    "gpt2": {
-        "English": 8,
-        "German": 16,
-        "Greek": 37,
-        "Russian": 35,
-        "Hindi": 50,
-        "Arabic": 28,
-        "Chinese": 23,
-        "Japanese": 20,
-        "Korean": 36,
-    },
-    "cl100k_base": {
-        "English": 8,
-        "German": 12,
-        "Greek": 30,
-        "Russian": 16,
-        "Hindi": 33,
-        "Arabic": 18,
-        "Chinese": 16,
-        "Japanese": 17,
-        "Korean": 18,
-    },
-    "o200k_harmony": {
-        "English": 8,
-        "German": 9,
-        "Greek": 14,
-        "Russian": 12,
-        "Hindi": 11,
-        "Arabic": 8,
-        "Chinese": 11,
-        "Japanese": 12,
-        "Korean": 13,
-    },
+TOKENS_PER_SAMPLE = {  # in the order of SAMPLES
+    "gpt2": [8, 16, 37, 35, 50, 28, 23, 20, 36],
+    "cl100k_base": [8, 12, 30, 16, 33, 18, 16, 17, 18],
+    "o200k_harmony": [8, 9, 14, 12, 11, 8, 11, 12, 13],
 }
 print(f"{'':10}{'bytes':>7}" + "".join(f"{name:>15}" for name in TOKENS_PER_SAMPLE))
-for language, sentence in SAMPLES.items():
-    counts = "".join(f"{table[language]:>15}" for table in TOKENS_PER_SAMPLE.values())
-    print(f"{language:10}{len(sentence.encode()):7}{counts}")
+rows = zip(SAMPLES.items(), *TOKENS_PER_SAMPLE.values(), strict=True)
+for (language, sentence), *counts in rows:
+    print(f"{language:10}{len(sentence.encode()):7}" + "".join(f"{count:>15}" for count in counts))
 
 # %% tags=["hide-input"]
 figure, axes = new_figure(7.4, 3.2)
@@ -1194,8 +1179,7 @@ for shift, (name, color) in enumerate(
     {"gpt2": "orange", "cl100k_base": "grey", "o200k_harmony": "blue"}.items()
 ):
     places = [index + 0.27 * (shift - 1) for index in range(len(SAMPLES))]
-    heights = [TOKENS_PER_SAMPLE[name][language] for language in SAMPLES]
-    axes.bar(places, heights, width=0.25, color=COLORS[color], label=name)
+    axes.bar(places, TOKENS_PER_SAMPLE[name], width=0.25, color=COLORS[color], label=name)
 axes.set_xticks(range(len(SAMPLES)), list(SAMPLES), fontsize=9)
 axes.set(ylabel="tokens", title="The same sentence, in tokens")
 axes.grid(axis="x", visible=False)
@@ -1346,8 +1330,8 @@ def _provide(file: str, sha256: str) -> None:
         _write_atomically(path, response.content)
     except OSError as error:
         raise FileNotFoundError(
-            f"{file} is not in tiktoken's cache and could not be downloaded: get it from {url}, save it under "
-            f"the name {path.name} in a folder, and set TIKTOKEN_CACHE_DIR to that folder."
+            f"{file} is not in tiktoken's cache and could not be downloaded: get it from {url}, save it "
+            f"under the name {path.name} in a folder, and set TIKTOKEN_CACHE_DIR to that folder."
         ) from error
     if hashlib.sha256(response.content).hexdigest() != sha256:
         path.unlink()
@@ -1373,68 +1357,14 @@ except FileNotFoundError as error:
 # %%
 REAL_LINE = "In 2024 we don't mind: x += 12345  # naïve 🙂"
 REAL_PIECES = {
-    "gpt2": [
-        b"In",
-        b" 2024",
-        b" we",
-        b" don",
-        b"'t",
-        b" mind",
-        b":",
-        b" x",
-        b" +=",
-        b" 123",
-        b"45",
-        b" ",
-        b" #",
-        b" na\xc3\xafve",
-        b" \xf0\x9f\x99\x82",
-    ],
-    "cl100k_base": [
-        b"In",
-        b" ",
-        b"202",
-        b"4",
-        b" we",
-        b" don",
-        b"'t",
-        b" mind",
-        b":",
-        b" x",
-        b" +=",
-        b" ",
-        b"123",
-        b"45",
-        b" ",
-        b" #",
-        b" na\xc3\xaf",
-        b"ve",
-        b" \xf0\x9f\x99\x82",
-    ],
-    "o200k_harmony": [
-        b"In",
-        b" ",
-        b"202",
-        b"4",
-        b" we",
-        b" don't",
-        b" mind",
-        b":",
-        b" x",
-        b" +=",
-        b" ",
-        b"123",
-        b"45",
-        b" ",
-        b" #",
-        b" na\xc3\xaf",
-        b"ve",
-        b" \xf0\x9f\x99\x82",
-    ],
+    "gpt2": "In| 2024| we| don|'t| mind|:| x| +=| 123|45| | #| naïve| 🙂",
+    "cl100k_base": "In| |202|4| we| don|'t| mind|:| x| +=| |123|45| | #| naï|ve| 🙂",
+    "o200k_harmony": "In| |202|4| we| don't| mind|:| x| +=| |123|45| | #| naï|ve| 🙂",
 }
-assert all(b"".join(pieces).decode() == REAL_LINE for pieces in REAL_PIECES.values())
-print({name: len(pieces) for name, pieces in REAL_PIECES.items()})
-HTML(comparison(REAL_PIECES))
+pieces = {name: [piece.encode() for piece in cut.split("|")] for name, cut in REAL_PIECES.items()}
+assert all(b"".join(row).decode() == REAL_LINE for row in pieces.values())
+print({name: len(row) for name, row in pieces.items()})
+HTML(comparison(pieces))
 
 # %% [markdown]
 # ## What gpt-oss-20b uses
@@ -1479,10 +1409,12 @@ print(f"{vocab_size} = 128 · {vocab_size // 128}, remainder {vocab_size % 128}"
 print(f"one table: {vocab_size:,} × {hidden_size:,} = {table:,} parameters")
 print(f"both:      {2 * table / parameters:.1%} of gpt-oss-20b")
 print(f"GPT-2's:   {50_257 * 768 / 124_439_808:.1%} of its 124 million, and that is one table, tied")
+larger = 124_439_808 + (vocab_size - 50_257) * 768
+print(f"GPT-2 with gpt-oss's vocabulary: {vocab_size * 768 / larger:.1%} of {larger / 1e6:.0f} million")
 
 # %% [markdown]
-# Per model the large vocabulary is cheap; per small model it is not. Put 201,088 ids into GPT-2 and most
-# of the model would be a table of vectors. A vocabulary has to fit its model.
+# For a large model the large vocabulary is cheap; for a small one it is not. Put 201,088 ids into GPT-2, and
+# most of the model is a table of vectors. A vocabulary has to fit its model.
 
 # %% [markdown]
 # ## Pitfalls
@@ -1503,7 +1435,7 @@ for prompt in ("The dog", "The dog "):
 
 # %% [markdown]
 # **Special tokens out of user text.** Servers have parsed `<|…|>` out of chat messages, so that a user
-# could open a system message: a recent case in llama.cpp is
+# could open a system message: one such report, of 2026, is llama.cpp's
 # [issue 24382](https://github.com/ggml-org/llama.cpp/issues/24382), and the discussion for chat templates is
 # [transformers issue 29279](https://github.com/huggingface/transformers/issues/29279). Removing the strings
 # from the text is no cure, since it changes what people wrote. Encode text as text, and join ids.

@@ -53,7 +53,7 @@ LAG, TOKENS, WIDTH = 5, 12, 48
 
 
 class OneHead(nn.Module):
-    """One attention head. It knows positions from a table, or, with ``inv_freq``, from turning."""
+    """One attention head. It knows positions from a table, or, with ``inv_freq``, from ``turn`` (built below)."""
 
     def __init__(self, inv_freq=None):
         super().__init__()
@@ -115,7 +115,7 @@ assert table_scores[0] > 0.99, "the head solves the task where it was trained"
 assert table_scores[4] < 0.4, "and not where its table was never used"
 
 # %% [markdown]
-# Perfect where it was trained; worse with every step to the right; near guessing (one in twelve) where the rows were never trained. The head did not learn "five back". It learned 32 separate facts.
+# Perfect where it was trained; worse with every step to the right; near guessing (one in twelve) where the rows were never trained. The head did not learn "five back". It learned a separate fact for every position.
 #
 # What we want is a way to mark positions so that the comparison of two tokens depends on **how far apart they are, and on nothing else**. Then one idea is learned once and holds everywhere.
 
@@ -143,12 +143,16 @@ for ax, (m, n) in zip(axes, ((0, 0), (4, 2), (9, 7)), strict=True):
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.set_title("not turned" if m == 0 else f"query at {m}, key at {n}")
-show(fig, alt="Three circles with a query and a key arrow each. Unturned they stand at some angle. With the query at 4 "
-     "and the key at 2, and with the query at 9 and the key at 7, the pair as a whole has turned, but the angle "
-     "between the two arrows is the same in both.")
+show(
+    fig,
+    alt="Three circles with a query and a key arrow each. Unturned they stand at some angle. With the query at 4 "
+    "and the key at 2, and with the query at 9 and the key at 7, the pair as a whole has turned, but the angle "
+    "between the two arrows is the same in both.",
+)
 
 # %% [markdown]
 # The middle and the right picture have the same distance, two, and the same angle between the arrows. Check it with numbers, with any query, key and frequency:
+
 
 # %%
 def turned(pair, angle):
@@ -193,9 +197,13 @@ from gptoss_lib.config import RopeScaling
 
 def _require_pairs(head_dim: int, theta: float) -> None:
     if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"head_dim is {head_dim}, but RoPE turns pairs of numbers; use a positive even number.")
+        raise ValueError(
+            f"head_dim is {head_dim}, but RoPE turns pairs of numbers; use a positive even number."
+        )
     if theta <= 1:
-        raise ValueError(f"theta is {theta}, but later pairs must be slower than the first; make it more than 1.")
+        raise ValueError(
+            f"theta is {theta}, but later pairs must be slower than the first; make it more than 1."
+        )
 
 
 def _tokens_per_radian(head_dim: int, theta: float) -> Tensor:
@@ -228,6 +236,7 @@ for i in (0, 1, 8, 16, 24, 31):
 # %% [markdown]
 # From six tokens to more than six hundred thousand. Read the picture below like a row of clocks: each column is a pair, each row a position. Neighbouring positions differ in the fast hands, distant ones in the slow hands.
 
+
 # %% tags=["hide-input"]
 def dial(x, y, angle, radius=13):
     hand_x, hand_y = x + radius * math.cos(angle), y - radius * math.sin(angle)
@@ -242,7 +251,9 @@ parts = [f'<text x="{150 + 55 * j}" y="18" text-anchor="middle">pair {i}</text>'
 for r, position in enumerate(rows):
     y = 42 + 34 * r
     parts.append(f'<text x="100" y="{y + 4}" text-anchor="end">{position:,}</text>')
-    parts += [dial(150 + 55 * j, y, (position * plain[i].item()) % (2 * math.pi)) for j, i in enumerate(pairs)]
+    parts += [
+        dial(150 + 55 * j, y, (position * plain[i].item()) % (2 * math.pi)) for j, i in enumerate(pairs)
+    ]
 inline_svg(
     f'<svg viewBox="0 0 520 305" font-size="11" fill="currentColor" font-family="sans-serif">{"".join(parts)}</svg>',
     alt="A grid of clock dials: columns are pairs 0 to 31, rows are positions 0 to 100,000. In the first row all hands "
@@ -262,7 +273,9 @@ inline_svg(
 
 # %% tags=["hide-input"]
 fig, axes = new_figure(7, 2.5, nrows=2)
-for ax, name, partner in zip(axes, ("halves", "interleaved"), ([0, 1, 2, 3] * 2, [0, 0, 1, 1, 2, 2, 3, 3]), strict=True):
+for ax, name, partner in zip(
+    axes, ("halves", "interleaved"), ([0, 1, 2, 3] * 2, [0, 0, 1, 1, 2, 2, 3, 3]), strict=True
+):
     for slot, pair in enumerate(partner):
         color = ("blue", "orange", "green", "violet")[pair]
         box(ax, slot + 0.06, 0, 0.88, 0.8, f"x{slot}", color)
@@ -275,11 +288,15 @@ for ax, name, partner in zip(axes, ("halves", "interleaved"), ([0, 1, 2, 3] * 2,
     ax.text(-2.1, 0.4, name, va="center", weight="bold")
     ax.grid(False)
     ax.spines[:].set_visible(False)
-show(fig, alt="Eight numbers of a head in two layouts. Halves: x0 turns with x4, x1 with x5, x2 with x6, x3 with x7. "
-     "Interleaved: x0 with x1, x2 with x3, x4 with x5, x6 with x7.")
+show(
+    fig,
+    alt="Eight numbers of a head in two layouts. Halves: x0 turns with x4, x1 with x5, x2 with x6, x3 with x7. "
+    "Interleaved: x0 with x1, x2 with x3, x4 with x5, x6 with x7.",
+)
 
 # %% [markdown]
 # The slow version first, one pair at a time, so that there is something to compare with:
+
 
 # %%
 def rotate_slowly(x, position, inv_freq):
@@ -291,10 +308,16 @@ def rotate_slowly(x, position, inv_freq):
 
 
 quarter_turn = torch.tensor([math.pi / 2, 0.0])
-print((rotate_slowly(torch.tensor([1.0, 5.0, 0.0, 6.0]), position=1, inv_freq=quarter_turn).round(decimals=4) + 0.0).tolist())
+print(
+    (
+        rotate_slowly(torch.tensor([1.0, 5.0, 0.0, 6.0]), position=1, inv_freq=quarter_turn).round(decimals=4)
+        + 0.0
+    ).tolist()
+)
 
 # %% [markdown]
 # Pair 0 is $(x_0, x_2) = (1, 0)$; a quarter turn makes it $(0, 1)$. Pair 1 is $(x_1, x_3) = (5, 6)$; its frequency is zero, so it stays. The version that we keep turns all heads and all tokens at once: two halves, four products.
+
 
 # %%
 #| export
@@ -316,7 +339,9 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ValueError: if the table was made for another head_dim.
     """
     if x.shape[-1] != 2 * cos.shape[-1]:
-        raise ValueError(f"x has head_dim {x.shape[-1]}, but the table turns {cos.shape[-1]} pairs; make them fit.")
+        raise ValueError(
+            f"x has head_dim {x.shape[-1]}, but the table turns {cos.shape[-1]} pairs; make them fit."
+        )
     cos, sin = cos.unsqueeze(-3).to(x.dtype), sin.unsqueeze(-3).to(x.dtype)  # one table for all heads
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
@@ -324,6 +349,7 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 # %% [markdown]
 # Both versions agree, and the scores depend on the distance alone. The table below turns one query and one key at every pair of positions and looks along the diagonals, where the distance is constant:
+
 
 # %%
 def turn(x, positions, inv_freq):
@@ -351,7 +377,10 @@ print("lengths kept:", torch.allclose(fast.norm(dim=-1), q.norm().expand(40)))
 # %% tags=["nbval-ignore-output"]
 rope_head = train_head(rope_inv_freq(WIDTH, theta=1_000))
 rope_scores = [accuracy(rope_head, start) for start in starts]
-print("first token at", ", ".join(f"{start}: {score:.0%}" for start, score in zip(starts, rope_scores, strict=True)))
+print(
+    "first token at",
+    ", ".join(f"{start}: {score:.0%}" for start, score in zip(starts, rope_scores, strict=True)),
+)
 
 # %% tags=["hide-input"]
 fig, ax = new_figure(6.5, 2.8)
@@ -360,9 +389,12 @@ ax.plot(starts, rope_scores, "o-", color=COLORS["blue"], label="rotary (GPT-OSS)
 ax.axhline(1 / TOKENS, color=COLORS["grey"], linestyle=":", label="guessing")
 ax.set(xlabel="position of the first token (trained at 0 only)", ylabel="accuracy", ylim=(0, 1.05))
 ax.legend(loc="center right")
-show(fig, alt="Accuracy at naming the token five places back against the position of the text's first token. The table "
-     "starts at 100 percent and falls towards guessing once the text leaves the trained rows; rotary positions stay at "
-     "100 percent everywhere.")
+show(
+    fig,
+    alt="Accuracy at naming the token five places back against the position of the text's first token. The table "
+    "starts at 100 percent and falls towards guessing once the text leaves the trained rows; rotary positions stay at "
+    "100 percent everywhere.",
+)
 
 # %%
 assert min(rope_scores) > 0.99, "learned once, right everywhere"
@@ -416,6 +448,7 @@ for name, inv_freq in (("as trained", trained), (f"interpolated by {FACTOR}", tr
 # $$ i(n) = \frac{\mathrm{hd}}{2} \cdot \frac{\ln \left( L / (2 \pi n) \right)}{\ln \theta}, \qquad \text{low} = i(\beta_\mathrm{fast}), \quad \text{high} = i(\beta_\mathrm{slow}) . $$
 #
 # In words: the index of the pair, as a fraction, that makes exactly $n$ turns. The result is rarely a whole number. Much code rounds it outwards to whole pairs; the published gpt-oss configuration says `"truncate": false`, and it does not. The settings come as the `RopeScaling` of [the map](01_map.ipynb), whose defaults are gpt-oss's.
+
 
 # %%
 #| export
@@ -519,20 +552,24 @@ fig, ax = new_figure(6.5, 2.9)
 for (name, inv_freq), color in zip(choices.items(), ("grey", "red", "blue"), strict=True):
     ax.plot(distances, attention_by_distance(rope_head, inv_freq), label=name, color=COLORS[color])
 ax.axvline(LAG, color=COLORS["grey"], linestyle=":", linewidth=1)
-ax.set(xlabel="tokens back", ylabel="score")
-ax.legend()
-show(fig, alt="The head's score against distance. Plain RoPE and YaRN both have their highest peak five tokens back; "
-     "interpolated by four, the peak is broad and stands twenty tokens back.")
+ax.set(xlabel="tokens back", ylabel="score", ylim=(-12, 20))
+ax.legend(loc="upper left", ncols=3)
+show(
+    fig,
+    alt="The head's score against distance. Plain RoPE and YaRN both have their highest peak five tokens back; "
+    "interpolated by four, the peak is broad and stands twenty tokens back.",
+)
 
 # %%
 assert stretched_scores["interpolated"] < 0.3 < 0.7 < stretched_scores["YaRN"]
 assert stretched_scores["plain RoPE"] > 0.9
 
 # %% [markdown]
-# Interpolation destroys the habit; YaRN keeps most of it. Note also what this small test does *not* show: plain RoPE does even better here, because "five back" lives in the fast pairs and never needs the slow ones. What YaRN buys is room for the slow pairs, and that pays where a model has learned to use them: the paper measures it on real models. And YaRN is not a switch to flip on a finished model: gpt-oss was trained with it.
+# Interpolation destroys the habit; YaRN keeps most of it. Note also what this small test does *not* show: plain RoPE does even better here, because "five back" lives in the fast pairs and never needs the slow ones. What YaRN buys is room for the slow pairs, and that pays where a model has learned to use them: the paper measures it on real models. In gpt-oss YaRN is no switch that long texts turn on: it is part of the model at every length, also for ten tokens.
 
 # %% [markdown]
 # The next figure shows what it does to the angles. Blue is the arc that a pair covers in 4,096 tokens, the arc it knows; red is where 131,072 tokens would take it.
+
 
 # %% tags=["hide-input"]
 def draw_arc(ax, x, y, end, radius, color, width):
@@ -541,7 +578,7 @@ def draw_arc(ax, x, y, end, radius, color, width):
     ax.plot(x + radius * angle.cos(), y + radius * angle.sin(), color=COLORS[color], linewidth=width)
 
 
-fig, ax = new_figure(7, 3.3)
+fig, ax = new_figure(7, 2.4)
 shown = (4, 12, 17, 20, 24, 31)
 for row, (name, inv_freq) in enumerate((("plain RoPE", plain), ("YaRN", stretched))):
     y = 1.4 - 1.5 * row
@@ -556,14 +593,18 @@ for row, (name, inv_freq) in enumerate((("plain RoPE", plain), ("YaRN", stretche
 ax.set(xlim=(-2.6, 7.4), ylim=(-0.75, 2.45), aspect="equal", xticks=[], yticks=[])
 ax.grid(False)
 ax.spines[:].set_visible(False)
-show(fig, alt="Circles for pairs 4, 12, 17, 20, 24 and 31. A thick blue arc marks the angles seen in 4,096 tokens, a red "
-     "arc the angles used in 131,072. With plain RoPE the red arc of the slow pairs runs far beyond the blue one; with "
-     "YaRN, red covers the same arc as blue from pair 20 on, and the fast pairs know the whole circle anyway.")
+show(
+    fig,
+    alt="Circles for pairs 4, 12, 17, 20, 24 and 31. A thick blue arc marks the angles seen in 4,096 tokens, a red "
+    "arc the angles used in 131,072. With plain RoPE the red arc of the slow pairs runs far beyond the blue one; with "
+    "YaRN, red covers the same arc as blue from pair 20 on, and the fast pairs know the whole circle anyway.",
+)
 
 # %% [markdown]
 # With plain RoPE, red runs past blue in the slow pairs: new angles. With YaRN it stays on blue.
 #
 # Move the two settings and watch the ramp. The upper curve is the wavelength with YaRN, the lower one without; the tinted band is the ramp. Where the band would leave the picture, the ramp is not defined.
+
 
 # %% tags=["hide-input"]
 def ramp_svg(factor, context):
@@ -581,11 +622,15 @@ def ramp_svg(factor, context):
     curves = []
     for inv_freq, color in ((plain, "grey"), (yarn_inv_freq(64, 150_000, settings), "blue")):
         points = " ".join(f"{x(i):.0f},{y(2 * math.pi / f):.1f}" for i, f in enumerate(inv_freq.tolist()))
-        curves.append(f'<polyline points="{points}" fill="none" stroke="{COLORS[color]}" stroke-width="2.2"/>')
+        curves.append(
+            f'<polyline points="{points}" fill="none" stroke="{COLORS[color]}" stroke-width="2.2"/>'
+        )
     lines = [
         f'<line x1="46" x2="465" y1="{y(tokens):.1f}" y2="{y(tokens):.1f}" stroke="{COLORS["orange"]}" stroke-dasharray="4 3"/>'
         f'<text x="50" y="{y(tokens) - 3:.1f}">{label} {tokens:,.0f} tokens</text>'
-        for tokens, label in ((context, "original context"), (factor * context, "stretched to"))[: 1 + (factor > 1)]
+        for tokens, label in ((context, "original context"), (factor * context, "stretched to"))[
+            : 1 + (factor > 1)
+        ]
     ]
     return (
         '<svg viewBox="0 0 480 235" width="480" font-size="10" fill="currentColor" font-family="sans-serif" '
@@ -593,7 +638,10 @@ def ramp_svg(factor, context):
         f'<rect x="{x(begin):.1f}" y="20" width="{x(end) - x(begin):.1f}" height="185" fill="{COLORS["green"]}" fill-opacity=".16"/>'
         f'{"".join(curves + lines)}<text x="46" y="12">ramp from pair {begin:.2f} to pair {end:.2f}</text>'
         + "".join(f'<text x="{x(i):.0f}" y="219" text-anchor="middle">{i}</text>' for i in range(0, 32, 5))
-        + "".join(f'<text x="40" y="{y(10**p) + 3:.0f}" text-anchor="end">10{"⁰¹²³⁴⁵⁶⁷"[p]}</text>' for p in range(1, 8, 2))
+        + "".join(
+            f'<text x="40" y="{y(10**p) + 3:.0f}" text-anchor="end">10{"⁰¹²³⁴⁵⁶⁷"[p]}</text>'
+            for p in range(1, 8, 2)
+        )
         + '<text x="255" y="232" text-anchor="middle">pair (vertical: tokens for one turn)</text></svg>'
     )
 
@@ -612,6 +660,7 @@ explore(
 # $$ c = 0.1 \ln(\text{factor}) + 1 , $$
 #
 # so turned queries and turned keys are both $c$ times longer, and every score grows by $c^2$: a lower temperature. It costs nothing, because it is baked into the table. The formula is not derived; the authors fitted it to what worked best on Llama models. `transformers` calls $c$ the `attention_scaling`.
+
 
 # %%
 #| export
@@ -635,7 +684,9 @@ for keys in (512, 4_096, 131_072):
     for factor in (1.0, c * c):
         scores = torch.cat((torch.tensor([8.0]), background)) * factor  # one key that does
         kept_mass[keys, factor] = scores.softmax(0)[0].item()
-    print(f"{keys:7,} keys: the one that matters gets {kept_mass[keys, 1.0]:.1%}, with c² {kept_mass[keys, c * c]:.1%}")
+    print(
+        f"{keys:7,} keys: the one that matters gets {kept_mass[keys, 1.0]:.1%}, with c² {kept_mass[keys, c * c]:.1%}"
+    )
 
 # %% tags=["hide-input"]
 fig, ax = new_figure(6, 2.7)
@@ -644,22 +695,26 @@ for factor, name, color in ((1.0, "without concentration", "grey"), (c * c, "wit
     ax.plot((512, 4_096, 131_072), mass, "o-", color=COLORS[color], label=name)
 ax.set(xscale="log", xlabel="keys", ylabel="share of the key that matters", ylim=(0, 1.05))
 ax.legend(loc="lower left")
-show(fig, alt="The share of attention that one clearly relevant key receives against the number of keys, from 512 to "
-     "131,072. Without concentration it falls to a few percent; with concentration it stays near the top.")
+show(
+    fig,
+    alt="The share of attention that one clearly relevant key receives against the number of keys, from 512 to "
+    "131,072. Without concentration it falls from three quarters to about one percent; with concentration it falls from nearly all to three quarters.",
+)
 
 # %% [markdown]
-# The relevant key's share collapses at 131,072 keys without it. With it, the long text looks like a short one. Note that the factor applies to *every* text, short ones too: a model that was trained with it expects it always.
+# The relevant key's share collapses at 131,072 keys without it. With it, the long text looks like a short one. Note that the factor applies to *every* text, short ones too, where the sharpening is not needed.
 
 # %% [markdown]
 # ## Positions that start anywhere
 #
-# A model needs cos and sin for the positions at hand. They never change, so we keep them in a table that grows when a text is longer than any before. Five decisions, each of which is somebody's bug report (see the pitfalls):
+# A model needs cos and sin for the positions at hand. They never change, so we keep them in a table that grows when a text is longer than any before. Five decisions; behind most of them stands somebody's bug report (see the pitfalls):
 #
 # 1. **Positions are given**, as `[T]` or `[B, T]`, not counted from zero. With a cache (chapter 12) the next token stands at position 5,000 and is alone; in a batch of unequal prompts every row has its own positions.
 # 2. **The table is computed in 32 bits and stays there**, also when someone calls `model.bfloat16()`. Casting happens after the cosine, in `apply_rotary`.
 # 3. **The tables are buffers, but not part of the state dict**: they move with the model to a GPU, and checkpoints stay exchangeable with Hugging Face's.
 # 4. **The table grows on demand** by doubling, and a caller who knows how long the text is says so, because reading it off a tensor makes a GPU wait.
 # 5. **It takes values, not a configuration**: head_dim, theta and the settings of YaRN.
+
 
 # %%
 #| export
@@ -772,7 +827,9 @@ for name, at, freq in (
 ):
     angles = (positions.to(at)[:, None] * plain.to(freq)).float()
     errors[name] = (angles.cos() - exact).abs().amax(-1)
-    print(f"{name:38s} wrong by 0.1 or more from position {next(iter(positions[errors[name] > 0.1]), 'never')}")
+    wrong = positions[errors[name] > 0.1].tolist()
+    print(f"{name:38s} wrong by more than 0.1", f"from position {wrong[0]}" if wrong else "nowhere")
+print("fp32 stays within 0.01 everywhere:", bool((errors["fp32"] < 0.01).all()))
 
 # %% tags=["hide-input"]
 fig, ax = new_figure(6.5, 3)
@@ -780,12 +837,15 @@ for (name, error), color in zip(errors.items(), ("red", "orange", "blue"), stric
     ax.plot(positions, error.clamp(min=1e-9), label=name, color=COLORS[color])
 ax.set(xscale="log", yscale="log", xlabel="position", ylabel="largest error of a cosine", ylim=(1e-8, 5))
 ax.legend(loc="lower right")
-show(fig, alt="Largest error of a cosine against the position, both logarithmic. With bfloat16 angles the error is 0.1 "
-     "within a few dozen tokens and total beyond a few hundred. In fp32 it grows from 1e-7 to below 1e-2 at position "
-     "131,071.")
+show(
+    fig,
+    alt="Largest error of a cosine against the position, both logarithmic. With bfloat16 angles the error is 0.1 "
+    "within a few dozen tokens and total beyond a few hundred. In fp32 it grows from 1e-7 to below 1e-2 at position "
+    "131,071.",
+)
 
 # %% [markdown]
-# In bfloat16 the model loses count within one paragraph. In fp32 the error stays below 0.01 even at the last position. It is not zero: the product of a position near 131,072 and a frequency has an error of up to 0.004 radians. We could do better with 64-bit angles, but both references use fp32 products, the weights were trained on those, and a copy that is more exact is a copy that differs. So we keep the reference's arithmetic, bit by bit.
+# In bfloat16 the model loses count within one paragraph. In fp32 the error stays below 0.01 even at the last position. It is not zero: near 131,072 an fp32 number is rounded by up to 0.004, so the product of position and frequency is wrong by as many radians, and the rounded frequency adds about as much. We could do better with 64-bit angles, but both references use fp32 products, and a copy that is more exact is a copy that differs. So we keep the reference's arithmetic, bit by bit.
 
 # %% [markdown]
 # ## Reality check
@@ -794,7 +854,13 @@ show(fig, alt="Largest error of a cosine against the position, both logarithmic.
 
 # %%
 published = (8.092779115512402, 17.39802450158856)
-print("the same bounds:", all(math.isclose(a, b, rel_tol=1e-12) for a, b in zip(yarn_ramp(64, 150_000, RopeScaling()), published, strict=True)))
+print(
+    "the same bounds:",
+    all(
+        math.isclose(a, b, rel_tol=1e-12)
+        for a, b in zip(yarn_ramp(64, 150_000, RopeScaling()), published, strict=True)
+    ),
+)
 
 # %% [markdown]
 # Then an independent computation. A pair is a complex number, and turning is multiplying by $e^{i m f}$. NumPy has both, in 64 bits, and the ramp is written here straight from the definition, by turns:
@@ -845,24 +911,26 @@ print(f"after 4,096 tokens that pair is off by {drift:.1f} radians")
 settings = RopeScaling()
 waves = 2 * math.pi / yarn_inv_freq(64, 150_000, settings)
 print(f"theta {150_000:,}, head_dim 64: {len(waves)} pairs in each of 64 query and 8 key heads")
-print(f"original context {settings.original_max_position_embeddings:,} × factor {settings.factor:.0f}"
-      f" = {settings.original_max_position_embeddings * settings.factor:,.0f} tokens")
+print(
+    f"original context {settings.original_max_position_embeddings:,} × factor {settings.factor:.0f}"
+    f" = {settings.original_max_position_embeddings * settings.factor:,.0f} tokens"
+)
 print(f"ramp {low:.2f} to {high:.2f}, not truncated; concentration {yarn_concentration(settings.factor):.4f}")
 print(f"one turn takes from {waves[0]:.1f} to {waves[-1]:,.0f} tokens")
 print(f"learned parameters: 0, against {131_072 * 2880:,} for a GPT-2 table of that length and width")
 
 # %% [markdown]
-# Every layer uses the same angles, also the sliding ones that never look further back than 128 tokens. The 120b model has the same numbers.
+# Every layer uses the same angles, also the sliding ones that never look further back than 128 tokens. (The [model card](https://arxiv.org/abs/2508.10925) says that YaRN extends the context of the dense layers, which are the only ones that need it; in the reference and in `transformers` one table serves all.) The 120b model has the same numbers.
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **The wrong pairs.** [TensorRT-LLM](https://github.com/NVIDIA/TensorRT-LLM/pull/16378) had gpt-oss marked as interleaved on one code path, and another bug that rotated twice: short answers looked fine, long ones fell to pieces. The most asked question of this kind is [Llama's](https://github.com/huggingface/transformers/issues/25199): Meta's code interleaves, `transformers` uses halves, and the converter permutes the weights in between. You will do that in the exercises.
+# - **The wrong pairs.** [TensorRT-LLM](https://github.com/NVIDIA/TensorRT-LLM/pull/16378) had gpt-oss marked as interleaved on one code path, and another bug that rotated twice: short answers looked fine, long ones fell to pieces. A question that keeps coming back is [Llama's](https://github.com/huggingface/transformers/issues/25199): Meta's code interleaves, `transformers` uses halves, and the converter permutes the weights in between. You will do that in the exercises.
 # - **A truncated ramp.** [vLLM](https://github.com/vllm-project/vllm/issues/27722) rounded the bounds for gpt-oss until late 2025; the reporter noticed because log-probabilities did not match during reinforcement learning.
-# - **A lost concentration.** A change in [llama.cpp](https://github.com/ggml-org/llama.cpp/pull/18006) that was meant for another model broke YaRN's factor for all models that do not set one explicitly, gpt-oss among them.
+# - **A lost concentration.** A change in [llama.cpp](https://github.com/ggml-org/llama.cpp/pull/17945) that was meant for another model broke YaRN's factor for all models that do not set one explicitly, gpt-oss among them; it was [repaired](https://github.com/ggml-org/llama.cpp/pull/18006) soon after.
 # - **Dividing positions instead of frequencies.** A [notebook on Olmo 3](https://github.com/rasbt/LLMs-from-scratch/pull/940) divided all positions by the factor and called it YaRN. That is interpolation, and the text turned to gibberish after a few sentences.
 # - **Rounded angles.** `model.bfloat16()` casts buffers too: see [this issue](https://github.com/huggingface/transformers/issues/25681) and [this pull request](https://github.com/huggingface/transformers/pull/29285).
-# - **Positions that ignore padding.** In a batch with left padding the first real token of a short prompt must be at position 0: [one of many](https://github.com/unslothai/unsloth/pull/3803). With *all* positions of a text shifted by one, RoPE gives the same scores (you know why), so this shows only where a cache and a prompt disagree.
+# - **Positions that ignore padding.** In a batch with left padding the first real token of a short prompt must be at position 0: [one report of many](https://github.com/unslothai/unsloth/issues/3699). With *all* positions of a text shifted by one, RoPE gives the same scores (you know why), so this shows only where a cache and a prompt disagree.
 # - **A cache of tables with the wrong key.** [One library](https://github.com/lucidrains/rotary-embedding-torch/issues/11) stored the table by length and forgot the offset.
 
 # %% [markdown]
@@ -885,7 +953,7 @@ print(f"learned parameters: 0, against {131_072 * 2880:,} for a GPT-2 table of t
 # - YaRN keeps the pairs that turn often, slows those that never complete a turn, ramps in between (8.09 to 17.40, not rounded), and sharpens all scores by $(0.1 \ln 32 + 1)^2$.
 # - Angles are fp32, positions are given, tables grow and are in no checkpoint.
 #
-# Next: which tokens a head may look at, and how heads share keys.
+# Next: [Heads and windows](10_heads_windows.ipynb): which tokens a head may look at, and how heads share keys.
 
 # %% [markdown]
 # ## Further reading

@@ -231,6 +231,15 @@ def test_half_a_surrogate_pair_is_an_error(tokenizer, text, bad):
             call(text.replace("<", "") + bad)
 
 
+def test_an_endless_run_of_spaces_is_explained(tokenizer):
+    text = "a" + " " * 1_100_000 + "b"
+    for call in (tokenizer.encode, lambda t: tokenizer.encode_batch([t])):
+        with pytest.raises(ValueError, match="split the text there"):
+            call(text)
+    halves = text[:550_000], text[550_000:]
+    assert "".join(tokenizer.decode(tokenizer.encode(half)) for half in halves) == text
+
+
 def test_a_batch_equals_one_by_one(tokenizer):
     assert tokenizer.encode_batch(iter(TEXTS)) == [tokenizer.encode(text) for text in TEXTS]
     assert tokenizer.encode_batch([]) == []

@@ -41,6 +41,8 @@ CHAPTERS = [
     Chapter("07_generation", "generation", "Generation"),
     Chapter("08_rmsnorm", "norm", "RMSNorm"),
     Chapter("09_rope_yarn", "rope", "RoPE and YaRN"),
+    Chapter("10_heads_windows", "masks", "Heads and windows"),
+    Chapter("11_sinks", "attention", "Sinks"),
 ]
 
 # Below every chapter: they import from no exported module.

@@ -22,6 +22,7 @@ from nbgrader.preprocessors import (
 
 from book._tools.course_map import CHAPTERS, ROOT
 from book._tools.pairs import read_source
+from book._tools.repository import address
 
 RELEASE = ROOT / "_build" / "release"
 _STEPS = [
@@ -45,8 +46,11 @@ def student_notebook(source: Path) -> nbformat.NotebookNode:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="course release", description="Write the student notebooks.")
     parser.add_argument("--output", type=Path, default=RELEASE, help="default: _build/release")
-    folder = parser.parse_args(arguments).output / "exercises"
+    output = parser.parse_args(arguments).output
+    folder = output / "exercises"
     folder.mkdir(parents=True, exist_ok=True)
+    # Binder reads it where the folder is published.
+    (output / "requirements.txt").write_text(f"gptoss-lib @ git+{address()}\n", encoding="utf-8")
     for chapter in CHAPTERS:
         path = folder / f"{chapter.stem}.ipynb"
         nbformat.write(student_notebook(chapter.exercises), path)

@@ -47,7 +47,14 @@ def execute(
         nbclient.exceptions.CellExecutionError: if a cell raises and ``allow_errors`` is False.
     """
     manager = KernelManager()
-    manager.kernel_spec.argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+    manager.kernel_spec.argv = [
+        python,
+        "-m",
+        "ipykernel_launcher",
+        "-f",
+        "{connection_file}",
+        "--log-level=ERROR",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,

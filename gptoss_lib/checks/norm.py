@@ -5,7 +5,7 @@ from torch import nn
 
 from gptoss_lib.checks import check, expect, unless
 
-__all__ = ["center_outputs", "fold_scale", "rms_norm", "rms_norm_backward"]
+__all__ = ["center_outputs", "fold_norm", "rms_norm", "rms_norm_backward"]
 
 
 def _random(*shape: int, seed: int = 8) -> torch.Tensor:
@@ -109,12 +109,12 @@ def _new_layer(answer, layer: nn.Linear, *before: torch.Tensor) -> nn.Linear:
     return result
 
 
-@check("The scale is in the linear layer now, and nothing has changed.")
-def fold_scale(answer) -> None:
-    """Check the folding of a norm's weight into the linear layer behind it."""
-    layer, scale, x = _linear(6, 9), 1 + 0.5 * _random(6, seed=3), _random(4, 6, seed=4)
-    result = _new_layer(answer, layer, scale)
-    expect(result.bias is not None, "The bias is gone; it is added after the scale and stays as it was.")
+@check("Weight and bias of the norm are in the linear layer now, and nothing has changed.")
+def fold_norm(answer) -> None:
+    """Check the folding of a LayerNorm's weight and bias into the linear layer behind it."""
+    layer, scale, shift = _linear(6, 9), 1 + 0.5 * _random(6, seed=3), _random(6, seed=5)
+    result = _new_layer(answer, layer, scale.clone(), shift.clone())
+    expect(result.bias is not None, "The bias is gone; the layer's own bias stays, and the norm's joins it.")
     right, got = layer.weight * scale, result.weight
 
     def near(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -125,13 +125,24 @@ def fold_scale(answer) -> None:
         near(got, layer.weight / scale),
         "This divides by the scale. The new layer no longer gets scaled inputs, so it must multiply itself.",
     )
+    weight_is_right = near(got, right)
     unless(
-        near(got, right) and not near(result.bias, layer.bias),
-        "The weight is right, but the bias changed: it is added after the scale and must stay as it was.",
+        weight_is_right and near(result.bias, layer.bias),
+        "The weight is right, but the norm's bias is lost: the old layer would have multiplied it too.",
     )
+    unless(
+        weight_is_right and near(result.bias, right @ shift + layer.bias),
+        "The norm's bias went through the scaled weight; it comes after the scale, so take the old weight.",
+    )
+    unless(
+        weight_is_right and near(result.bias, layer.weight @ shift),
+        "The layer's own bias is lost; it is added to what the norm's bias becomes.",
+    )
+    x = _random(4, 6, seed=4)
     expect(
-        near(result(x), layer(x * scale)),
-        "The new layer computes something else: entry [o, i] of its weight is the old one times scale[i].",
+        near(result(x), layer(x * scale + shift)),
+        "The new layer computes something else: entry [o, i] of its weight is the old one times weight[i], "
+        "and its bias is what the old layer gives for the norm's bias alone.",
     )
 
 

@@ -29,6 +29,7 @@ from gptoss_lib.rope import rope_inv_freq, yarn_inv_freq
 #
 # Why does attention not notice the new order? (Think of the dot product of a query and a key.) Why must the value projection stay as it is?
 
+
 # %% nbgrader={"grade": false, "grade_id": "interleaved-to-halves", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def interleaved_to_halves(weight, head_dim):
     """Reorder the rows of a query or key projection [H·hd, D], head by head; return a new tensor.
@@ -58,6 +59,7 @@ assert interleaved_to_halves(rows, 6)[:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8,
 # - when the distance between them changes, the score changes.
 #
 # Some of the rotations that the check will hand you are right in unusual ways, and some are wrong only in places where nobody looks.
+
 
 # %% nbgrader={"grade": false, "grade_id": "is-relative", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def is_relative(rotate):
@@ -93,9 +95,11 @@ assert not is_relative(lambda x, position: x.roll(1) if position == 0 else x)
 #
 # Pair $i$ has the frequency $\theta^{-2i/\mathrm{hd}}$ radians a token. Which pair, as a fractional index, makes exactly `beta_fast` turns within the original context, and which makes `beta_slow`? Solve for $i$; do not round.
 
+
 # %% nbgrader={"grade": false, "grade_id": "ramp-bounds", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def ramp_bounds(head_dim, theta, context, beta_fast, beta_slow):
     """Return (low, high): the pairs at which YaRN starts to slow down and has slowed down in full."""
+
     ### BEGIN SOLUTION
     def pair_that_turns(times):
         tokens_per_radian = context / (2 * math.pi * times)
@@ -108,7 +112,10 @@ def ramp_bounds(head_dim, theta, context, beta_fast, beta_slow):
 # %% nbgrader={"grade": true, "grade_id": "ramp-bounds-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 check.ramp_bounds(ramp_bounds)
 ### BEGIN HIDDEN TESTS
-assert all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(ramp_bounds(48, 1_000, 32, 4, 1), (0.839281, 5.655761), strict=True))
+assert all(
+    math.isclose(a, b, abs_tol=1e-6)
+    for a, b in zip(ramp_bounds(48, 1_000, 32, 4, 1), (0.839281, 5.655761), strict=True)
+)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -123,6 +130,7 @@ assert all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(ramp_bounds(48, 1_00
 # - `"unknown"`: none of these.
 #
 # The frequencies were computed elsewhere, so the last bit may differ. A tolerance too loose, and the impostor passes; mind that the frequencies span five orders of magnitude.
+
 
 # %% nbgrader={"grade": false, "grade_id": "diagnose", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def diagnose(inv_freq):

@@ -76,7 +76,7 @@ def in_place(x, weight, eps):
 
 test_rms_norm = NORM.test
 
-FOLD = Catalogue("norm", "fold_scale")
+FOLD = Catalogue("norm", "fold_norm")
 
 
 def _layer(weight, bias):
@@ -89,42 +89,58 @@ def _layer(weight, bias):
 
 
 @FOLD.wrong("unchanged")
-def nothing_folded(weight, linear):
-    return _layer(linear.weight, linear.bias)
+def only_the_bias_folded(weight, bias, linear):
+    return _layer(linear.weight, linear(bias))
 
 
 @FOLD.wrong("divides")
-def divided(weight, linear):
-    return _layer(linear.weight / weight, linear.bias)
+def divided(weight, bias, linear):
+    return _layer(linear.weight / weight, linear(bias))
 
 
-@FOLD.wrong("bias changed")
-def bias_scaled(weight, linear):
-    return _layer(linear.weight * weight, linear.bias * weight.mean())
+@FOLD.wrong("norm's bias is lost")
+def only_the_weight_folded(weight, bias, linear):
+    return _layer(linear.weight * weight, linear.bias)
+
+
+@FOLD.wrong("take the old weight")
+def bias_through_the_new_weight(weight, bias, linear):
+    return _layer(linear.weight * weight, linear(bias * weight))
+
+
+@FOLD.wrong("own bias is lost")
+def bias_replaced(weight, bias, linear):
+    return _layer(linear.weight * weight, linear.weight @ bias)
 
 
 @FOLD.wrong("bias is gone")
-def bias_dropped(weight, linear):
+def bias_dropped(weight, bias, linear):
     return _layer(linear.weight * weight, None)
 
 
 @FOLD.wrong("return a new one")
-def changed_in_place(weight, linear):
+def changed_in_place(weight, bias, linear):
+    linear.bias.data += linear.weight.data @ bias
     linear.weight.data *= weight
     return linear
 
 
 @FOLD.wrong("stopped with RuntimeError")
-def rows(weight, linear):
-    return _layer(linear.weight * weight[:, None], linear.bias)
+def rows(weight, bias, linear):
+    return _layer(linear.weight * weight[:, None], linear(bias))
 
 
-@FOLD.wrong("times scale[i]")
-def scaled_twice(weight, linear):
-    return _layer(linear.weight * weight**2, linear.bias)
+@FOLD.wrong("times weight[i]")
+def scaled_twice(weight, bias, linear):
+    return _layer(linear.weight * weight**2, linear(bias))
 
 
-test_fold_scale = FOLD.test
+@FOLD.wrong("for the norm's bias alone")
+def bias_subtracted(weight, bias, linear):
+    return _layer(linear.weight * weight, linear(-bias))
+
+
+test_fold_norm = FOLD.test
 
 CENTER = Catalogue("norm", "center_outputs")
 

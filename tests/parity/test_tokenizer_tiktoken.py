@@ -222,11 +222,9 @@ def test_the_chapters_table_of_vocabularies(pair, stories):
         "stories": round(size / sum(map(len, ours.encode_batch(documents))), 2),
     }
     samples = chapter_value("SAMPLES")
-    assert chapter_value("TOKENS_PER_SAMPLE")[name] == {
-        k: len(ours.encode(text)) for k, text in samples.items()
-    }
-    pieces = [ours.decode_bytes([i]) for i in ours.encode(chapter_value("REAL_LINE"))]
-    assert chapter_value("REAL_PIECES")[name] == pieces
+    assert chapter_value("TOKENS_PER_SAMPLE")[name] == [len(ours.encode(text)) for text in samples.values()]
+    pieces = [ours.decode([i]) for i in ours.encode(chapter_value("REAL_LINE"))]
+    assert chapter_value("REAL_PIECES")[name] == "|".join(pieces)
 
 
 def test_the_chapters_table_of_own_vocabularies(stories):

@@ -55,6 +55,7 @@ def test_exercises_are_two_to_four_with_points_and_checks(chapter):
 
 def test_release_writes_valid_notebooks(tmp_path):
     assert release.main(["--output", str(tmp_path)]) == 0
+    assert (tmp_path / "requirements.txt").read_text().startswith("gptoss-lib @ git+https://github.com/")
     for chapter in CHAPTERS:
         notebook = nbformat.read(tmp_path / "exercises" / f"{chapter.stem}.ipynb", as_version=4)
         nbformat.validate(notebook)
