@@ -508,8 +508,8 @@ def _utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"The text holds {text[error.start]!r} at position {error.start}, half a surrogate pair, "
-            "which has no UTF-8 bytes; read the text with errors='replace' or encode_bytes the original bytes."
+            f"The text holds {text[error.start]!r} at position {error.start}, half of a surrogate pair, "
+            "which has no UTF-8 bytes; read the text with errors='replace', or encode_bytes the original."
         ) from None
 
 
