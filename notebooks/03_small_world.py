@@ -60,7 +60,7 @@
 #
 # $$\text{surprise} = -\log p$$
 #
-# Nothing else turns products into sums. With $\log_2$ the unit is the **bit**: the surprise of one fair coin. With
+# No other continuous function turns products into sums. With $\log_2$ the unit is the **bit**: the surprise of one fair coin. With
 # the natural logarithm it is the **nat**, and one nat is $1/\ln 2 \approx 1.44$ bits. Training code counts in nats,
 # people think in bits, and this course says which one it means.
 #
@@ -1042,12 +1042,12 @@ from textwrap import fill
 
 for rule in ("the race", "the noise"):
     weight, plot = RULES[rule][0]
-    print("\n".join(fill(line, 108) for line in f"== {rule}\n{plot}".split("\n")), end="\n\n")
+    print("\n".join(fill(line, 88) for line in f"== {rule}\n{plot}".split("\n")), end="\n\n")
 
 # %%
 grammar = StoryGrammar()
 for story in grammar.stories(seed=0, count=3):
-    print("\n".join(fill(line, 108) for line in story.text.split("\n")))
+    print("\n".join(fill(line, 88) for line in story.text.split("\n")))
     print(f"[{-story.log_prob / math.log(2):.1f} bits]\n")
 
 # %% [markdown]
@@ -1066,8 +1066,9 @@ print(f"no story has two derivations: proven with {grammar.prove_unambiguous():,
 
 # %% [markdown]
 # **Perplexity** is entropy undone: $2^{\text{bits}}$, the number of equally likely words that would be as hard to
-# guess. A perfect reader of our stories hesitates, on average, between hardly more than one and a half words. But the
-# average hides the point. Most words are certain and a few are wide open.
+# guess. A perfect reader of our stories hesitates, on average, between hardly more than one and a half words. In the same
+# sense a whole story is as hard to guess as one out of the number of *typical stories* above. But the average hides the
+# point. Most words are certain and a few are wide open.
 
 # %% [markdown]
 # ## What a perfect reader feels
@@ -1116,7 +1117,7 @@ bottom.axhline(-race.log_prob / math.log(2), color=COLORS["grey"], linestyle="--
 bottom.set(xlabel="word of the story", ylabel="bits so far", title="Added up")
 show(
     fig,
-    alt="Above, the surprise of each word of one story: a few bars of four to seven bits, most of them in the first "
+    alt="Above, the surprise of each word of one story: a few bars of four to eight bits, most of them in the first "
     "third, and many words with none. Below, the running sum, a staircase that ends at minus the log-probability of the story.",
 )
 
@@ -1209,10 +1210,12 @@ show(
 
 # %%
 gaps.sort()
-print(
-    f"half of all repetitions reach back {gaps[len(gaps) // 2]} words or more, "
-    f"one in ten {gaps[len(gaps) * 9 // 10]} or more, one in a hundred {gaps[len(gaps) * 99 // 100]} or more"
-)
+for share, count in {
+    "half": len(gaps) // 2,
+    "one in ten": len(gaps) * 9 // 10,
+    "one in 100": len(gaps) * 99 // 100,
+}.items():
+    print(f"{share:10s} of all repetitions reach back {gaps[count]:3} words or more")
 
 # %% [markdown]
 # Remember these distances when you meet sliding windows, which let most layers see only so far back.
@@ -1281,7 +1284,7 @@ show(
 )
 
 # %% [markdown]
-# What happens is cheap: there are about twenty plots, and which one it is costs a few bits, once. How it is said is dear.
+# What happens is cheap: which of the plots it is costs a few bits, once. How it is said is dear.
 
 # %% [markdown]
 # ## Cross-entropy: what a wrong model pays
@@ -1345,11 +1348,11 @@ class NGram:
 train = [story.text for story in grammar.stories(seed=10, count=1200)]
 held_out = list(grammar.stories(seed=11, count=100))
 size = sum(len(story.text.encode()) for story in held_out)
-model_bits = {"1-gram": 1, "2-gram": 2, "3-gram": 3, "5-gram": 5}
-for name, order in model_bits.items():
+model_bits = {}
+for order in (1, 2, 3, 5):
     model = NGram(train, order)
-    model_bits[name] = sum(model.bits(story.text) for story in held_out) / size
-    print(f"{name:8s} {model_bits[name]:.3f} bits a byte")
+    model_bits[f"{order}-gram"] = sum(model.bits(story.text) for story in held_out) / size
+    print(f"{order}-gram   {model_bits[f'{order}-gram']:.3f} bits a byte")
 print(f"floor    {grammar.floor():.3f} bits a byte; these {len(held_out)} stories: "
       f"{-sum(story.log_prob for story in held_out) / math.log(2) / size:.3f}")  # fmt: skip
 
@@ -1534,8 +1537,9 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# - **Sampling that changes with the version.** Python promises that `random.random()` gives the same numbers for the same
-#   seed in every version, and promises it of little else (`choice` and `shuffle` have changed before). Whoever wants the
+# - **Sampling that changes with the version.** Python
+#   [promises](https://docs.python.org/3/library/random.html#notes-on-reproducibility) that `random.random()` gives the same
+#   numbers for the same seed in every version, and promises it of little else (`choice` and `shuffle` have changed before). Whoever wants the
 #   same data tomorrow builds everything on `random()`, as we do.
 # - **Nats, bits, tokens, bytes.** A loss of 1.0 means nothing without its unit. Losses *per token* cannot be compared
 #   between tokenizers: a tokenizer with longer tokens has fewer of them, each harder. Compare bits per byte, and divide

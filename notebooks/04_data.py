@@ -73,9 +73,9 @@ for block in range(3):
         left = 4.5 + 3.2 * block + 0.56 * index
         box(ax, left, 3.1, 0.5, 0.8, "eot" if name == "grey" else "", name, fontsize=7)
         if index < 4:
-            box(ax, left, 1.5, 0.5, 0.7, "", name)
+            box(ax, left, 1.5, 0.5, 0.7, "eot" if name == "grey" else "", name, fontsize=7)
         if index > 0:
-            box(ax, left - 0.56, 0.4, 0.5, 0.7, "", name)
+            box(ax, left - 0.56, 0.4, 0.5, 0.7, "eot" if name == "grey" else "", name, fontsize=7)
     arrow(ax, (4.5 + 3.2 * block + 1.1, 3.0), (4.5 + 3.2 * block + 1.1, 2.3))
 ax.text(14.3, 3.5, "blocks", va="center", weight="bold")
 ax.text(14.3, 1.85, "input_ids [B, T]", va="center", weight="bold")
@@ -134,7 +134,8 @@ END_OF_TEXT = "<|endoftext|>"
 # section works for any text you ever want to train on.
 #
 # Three sources come with the library. The first one asks the grammar. It knows something that no other source
-# knows, the exact probability of each of its documents, so it has a second method that gives both.
+# knows, the exact probability of each of its documents, so it has a second method that gives both. Each of our sources also
+# has a `fingerprint()`: what its documents depend on, so that [later](#Complete-or-absent) nothing is tokenised twice.
 
 
 # %%
@@ -1061,9 +1062,9 @@ data = story_data()
 for split in ("train", "val"):
     tokens, size = getattr(data, split), getattr(data, f"{split}_bytes")
     documents = getattr(data, f"{split}_documents")
+    print(f"{split:5} {documents:5,} stories  {len(tokens):9,} tokens  {size:9,} bytes")
     print(
-        f"{split:5} {documents:6,} stories  {len(tokens):9,} tokens  {size:9,} bytes  "
-        f"{len(tokens) / documents:5.1f} tokens a story  {size / (len(tokens) - documents):.2f} bytes a token"
+        f"      {len(tokens) / documents:.1f} tokens a story, {size / (len(tokens) - documents):.2f} bytes a token"
     )
 print()
 print(data.tokenizer.decode(data.val[:60].tolist()), "…")
@@ -1103,7 +1104,7 @@ def draw_blocks(seq_len, epoch):
         targets = (offset + row * seq_len + 1 + np.arange(seq_len)) % len(ring)
         numbers, y = story_numbers[targets], row * height
         edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1))
-        visible = ring_starts[targets] >= targets - np.arange(seq_len)
+        visible = ring_starts[targets] >= targets - 1 - np.arange(seq_len)  # the block's first input
         whole += visible.sum()
         for left, right in pairwise(edges):
             colour = CYCLE[numbers[left] % 7]
@@ -1119,9 +1120,8 @@ def draw_blocks(seq_len, epoch):
             )
     text = f"{rows} blocks of {seq_len} tokens; {whole / (rows * seq_len):.0%} of the targets see their story from its start"
     return (
-        f'<svg role="img" aria-label="{text}" viewBox="0 0 640 340" style="width:100%;max-width:640px;font-family:sans-serif">'
-        f'<text x="0" y="16" font-size="14" fill="currentColor">{text}</text>'
-        f'<g transform="translate(0 30)">{"".join(parts)}</g></svg>'
+        f'<div style="min-height:3em">{text}</div>'
+        f'<svg role="img" aria-label="{text}" viewBox="0 0 620 310" style="width:620px;max-width:100%">{"".join(parts)}</svg>'
     )
 
 
@@ -1137,14 +1137,15 @@ explore(
 # that you will see in `Batches` below.
 #
 # Over the whole validation set, the share is a short computation. A target whose story began *d* tokens earlier sees that
-# beginning if it stands at least *d* places into its block. All places are equally likely, so that happens with
-# probability $(T - d) / T$, or never if $d > T$.
+# beginning if at least *d* of its block's inputs stand before it. The first target of a block has one input before it, the
+# last has *T*, and all places are equally likely. So for $1 \le d \le T$ it happens with probability $(T + 1 - d) / T$, and
+# for $d > T$ never.
 
 
 # %%
 def whole_story_share(depth, seq_len, stride):
     """Return the share of targets that see their story's first token, if each row scores its last `stride` ones."""
-    return np.clip((seq_len - depth) / stride, 0, 1).mean()
+    return np.clip((seq_len + 1 - depth) / stride, 0, 1).mean()
 
 
 depth = np.arange(len(data.val)) - story_starts(data.val, data.tokenizer.eot_id)
@@ -1154,6 +1155,17 @@ for seq_len in seq_lens:
     print(
         f"T = {seq_len:5}: {share:4.0%} of the targets have their whole story in view, {overlapping:4.0%} with stride T/4"
     )
+
+# %% [markdown]
+# A formula about places in blocks is where off-by-one errors live, so count as well: cut the stream in all *T* possible ways,
+# and look where each target ends up.
+
+# %%
+places = [
+    1 + (np.arange(len(depth)) - 1 - offset) % 128 for offset in range(128)
+]  # inputs before each target
+counted = np.mean([depth <= place for place in places])
+print(f"T = 128: counted {counted:.6f}, by the formula {whole_story_share(depth, 128, 128):.6f}")
 
 # %% tags=["hide-input"]
 fig, ax = new_figure(7.0, 3.0)
@@ -1412,7 +1424,9 @@ for stride in (64, 16):
 # %% [markdown]
 # ## From nats to bits per byte
 #
-# You have batches; soon you will have a model, and it will have a loss. What does that number mean?
+# You have batches; soon you will have a model, and it will have a loss. What does that number mean? In
+# [A small world](03_small_world.ipynb) you compared models in bits per byte and took the unit as given. Here is why it is the
+# right one.
 #
 # **Nats a token.** At each position the model gives a probability to every token. Its loss there is the surprise at the token that
 # came, $-\ln p(t_i \mid t_{<i})$, measured in *nats* because the logarithm is natural. A model that gives the token probability 1 pays 0;
@@ -1434,7 +1448,8 @@ for stride in (64, 16):
 #   = \frac{\text{loss a token}}{\ln 2} \cdot \frac{\text{tokens}}{\text{bytes}}.$$
 #
 # In words: the bits needed to write down one byte of text, if you code it with this model. Uncompressed text has 8; a model that has
-# learned something needs fewer. [The Pile](https://arxiv.org/abs/2101.00027) made this the customary unit for language models.
+# learned something needs fewer. Published results often give it under the short name **bpb**, as
+# [the Pile's](https://arxiv.org/abs/2101.00027) do.
 
 
 # %%
@@ -1511,6 +1526,7 @@ train_texts = documents_of(data.train[:400_000], data.tokenizer)
 val_texts = documents_of(data.val, data.tokenizer)
 val_size = sum(len(text.encode("utf-8")) for text in val_texts)
 results = {}
+print("     V   tokens    unigram: nats a token, bpb    bigram: nats a token, bpb")
 for vocab_size in (257, 512, 1_024, 2_048):
     tokenizer = (
         data.tokenizer
@@ -1524,10 +1540,7 @@ for vocab_size in (257, 512, 1_024, 2_048):
     totals = [model(*streams, vocab_size) for model in (unigram_nats, bigram_nats)]
     results[vocab_size] = [(total / len(streams[1]), bits_per_byte(total, val_size)) for total in totals]
     (loss_1, bpb_1), (loss_2, bpb_2) = results[vocab_size]
-    print(
-        f"V = {vocab_size:5}  {len(streams[1]):7,} tokens   unigram {loss_1:.2f} nats a token, {bpb_1:.2f} bpb   "
-        f"bigram {loss_2:.2f} nats a token, {bpb_2:.2f} bpb"
-    )
+    print(f"{vocab_size:6,}  {len(streams[1]):7,} {loss_1:21.2f} {bpb_1:8.2f} {loss_2:20.2f} {bpb_2:8.2f}")
 
 # %% tags=["hide-input"]
 fig, axes = new_figure(8.2, 2.9, ncols=2)

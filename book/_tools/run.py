@@ -61,6 +61,7 @@ def execute(
             km=manager,
             timeout=CELL_TIMEOUT,
             record_timing=False,
+            coalesce_streams=True,
             allow_errors=allow_errors,
             resources={"metadata": {"path": folder}},
         )

@@ -63,7 +63,7 @@ assert tree_entropy(None) == 0
 # - The pets are two different ones of cat, dog, parrot, hamster and pony.
 # - Either pet may be the one that is asleep, with equal probability; the child plays with the other one.
 #
-# Every choice is uniform. Before you run the check: what must the entropy be? Compare with `StoryGrammar(rules()).entropy()`.
+# Every choice is uniform. Before you run the check: what must the entropy be? Compare with `StoryGrammar(pet_rules()).entropy()`.
 
 
 # %% nbgrader={"grade": false, "grade_id": "pet-rules", "locked": false, "schema_version": 3, "solution": true, "task": false}
