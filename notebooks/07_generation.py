@@ -39,7 +39,9 @@
 
 # %%
 for tokens in (10, 50, 200):
-    print(f"{tokens:>4} tokens, 3% of nonsense at each: the text is free of it with probability {0.97**tokens:.1%}")
+    print(
+        f"{tokens:>4} tokens, 3% of nonsense at each: the text is free of it with probability {0.97**tokens:.1%}"
+    )
 
 # %% [markdown]
 # One wrong token and the model goes on from there, sincerely. So people cut the tail, sharpen the distribution, or punish
@@ -96,7 +98,13 @@ for index, (word, p) in enumerate(zip(words, probabilities[0].tolist(), strict=T
     if p > 0.04:
         ax.text(left + p / 2, 0, word, ha="center", va="center")
     left += p
-ax.annotate("u = 0.62", (0.62, 0.3), (0.62, 0.75), ha="center", arrowprops={"arrowstyle": "-|>", "color": COLORS["red"]})
+ax.annotate(
+    "u = 0.62",
+    (0.62, 0.3),
+    (0.62, 0.75),
+    ha="center",
+    arrowprops={"arrowstyle": "-|>", "color": COLORS["red"]},
+)
 ax.set_ylim(-0.5, 1)
 ax.set_xlim(0, 1)
 ax.set_yticks([])
@@ -111,6 +119,7 @@ show(
 # Two details matter. The running sum is computed in double precision, because in single precision 200,000 small numbers
 # do not add up to 1. And it is divided by its own last entry, so that it ends at exactly 1: then a $u$ below 1 can never
 # land behind the last piece, nor on a word of probability 0. PyTorch's own `multinomial` has had both bugs.
+
 
 # %%
 #| export
@@ -144,8 +153,11 @@ generator = torch.Generator().manual_seed(0)
 tokens = draw(probabilities.expand(50_000, -1), torch.rand(50_000, generator=generator, dtype=torch.float64))
 counts = tokens.bincount(minlength=10)
 expected = 50_000 * probabilities[0]
-print("chi-square:", round(((counts - expected) ** 2 / expected).sum().item(), 1),
-      " (10 words leave 9 degrees of freedom; 95% of fair draws stay below 16.9)")
+print(
+    "chi-square:",
+    round(((counts - expected) ** 2 / expected).sum().item(), 1),
+    " (10 words leave 9 degrees of freedom; 95% of fair draws stay below 16.9)",
+)
 
 # %% [markdown]
 # ## Temperature
@@ -157,6 +169,7 @@ print("chi-square:", round(((counts - expected) ** 2 / expected).sum().item(), 1
 #
 # In words: temperature raises every probability to the power $1/T$ and renormalizes. The order of the tokens never
 # changes. At $T = 1$ you get what the model was trained to give.
+
 
 # %%
 #| export
@@ -217,6 +230,7 @@ show(
 # filters follow one principle instead: **a filter is a threshold, so equal logits share one fate.** Ties stay together,
 # even if that makes k + 1.
 
+
 # %%
 #| export
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -242,6 +256,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 # *Reach* is the word that everybody trips over. With probabilities 0.5, 0.4, 0.1 and p = 0.8, the best token alone has
 # 0.5, which is not enough; the second brings it to 0.9. So the second, the one that **crosses** the line, stays. A token
 # stays if the mass *before* it is still below p.
+
 
 # %%
 #| export
@@ -274,6 +289,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 # **Min-p** ([Nguyen et al., 2024](https://arxiv.org/abs/2407.01082)) keeps what is at least p times as probable as the
 # best token. It asks a different question. Not *how much mass do I need?* but *is this token in the same league as the
 # best one?* At high temperatures, where the tail grows heavy and top-p lets much of it through, min-p cuts deeper.
+
 
 # %%
 #| export
@@ -331,11 +347,14 @@ show(
 # Try the two most used settings together. The temperature is applied first, as in most libraries, so a high temperature
 # flattens the distribution and top-p then keeps *more* words.
 
+
 # %% tags=["hide-input"]
 def sampler_bars(temperature: float, p: float) -> str:
     """Bars of the distribution after temperature and top-p."""
     after = keep_top_p(apply_temperature(logits, temperature), p)
-    lines = [f"<div>{int(torch.isfinite(after).sum())} of 10 words stay; entropy {entropy(after).item():.2f} nats</div>"]
+    lines = [
+        f"<div>{int(torch.isfinite(after).sum())} of 10 words stay; entropy {entropy(after).item():.2f} nats</div>"
+    ]
     for word, share in zip(words, after.softmax(-1)[0].tolist(), strict=True):
         text = f"{share:.1%}" if share else "cut"
         lines.append(
@@ -364,6 +383,7 @@ explore(
 # invariant under adding a constant to all logits, which changes nothing about the distribution. Use it against loops,
 # not by default.
 
+
 # %%
 #| export
 def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Tensor:
@@ -390,7 +410,9 @@ def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Ten
 # %%
 previous = torch.tensor([[words.index("dog"), words.index("dog"), words.index("cloud")]])
 for word in ("dog", "cat", "cloud"):
-    before, after = (z[0, words.index(word)].item() for z in (logits, penalize_repetition(logits, previous, 1.5)))
+    before, after = (
+        z[0, words.index(word)].item() for z in (logits, penalize_repetition(logits, previous, 1.5))
+    )
     print(f"{word:>6}: {before:5.2f} → {after:5.2f}")
 
 # %% [markdown]
@@ -412,6 +434,7 @@ print("min-p 0.1, then temperature 3:", int(torch.isfinite(hot_last).sum()), "wo
 # All filters compute in single precision, whatever the model used: in bfloat16 probabilities have two to three digits,
 # and logits tie all the time. Temperature 0 is read as greedy: everything but the best token is cut (the first one, if
 # several are equally good), so the rest of the code needs no special case.
+
 
 # %%
 #| export
@@ -465,6 +488,7 @@ def warp(
 # gets the third number, so its text depends on how many rows stand before it. Give each row a generator of its own and
 # every row writes the same text alone as in company.
 
+
 # %%
 #| export
 def sample(
@@ -501,7 +525,12 @@ def sample(
 
 
 # %%
-settings = {"greedy": {"temperature": 0}, "plain": {}, "top-p 0.5": {"top_p": 0.5}, "T = 3": {"temperature": 3.0}}
+settings = {
+    "greedy": {"temperature": 0},
+    "plain": {},
+    "top-p 0.5": {"top_p": 0.5},
+    "T = 3": {"temperature": 3.0},
+}
 for name, how in settings.items():
     picked = sample(logits.expand(8, -1), generator=torch.Generator().manual_seed(1), **how)
     print(f"{name:>9}:", " ".join(words[i] for i in picked))
@@ -519,6 +548,7 @@ for name, how in settings.items():
 #   so many tokens, as if the text began there.
 # - **The cache.** Without one, every step reads the whole text again. With one, `cache.length` says how many tokens are
 #   stored, and only what is new is read. One rule covers both: *read from `cache.length` on*.
+
 
 # %%
 #| export
@@ -645,13 +675,16 @@ print(f"{len(train):,} tokens of stories, a vocabulary of {V:,}")
 # %%
 start = torch.tensor([[data.tokenizer.eot_id]])
 print("GREEDY ", data.tokenizer.decode(generate(bigram, start, 60, temperature=0)[0, 1:]))
-print("SAMPLED", data.tokenizer.decode(generate(bigram, start, 60, seed=4, eos_id=data.tokenizer.eot_id)[0, 1:]))
+print(
+    "SAMPLED", data.tokenizer.decode(generate(bigram, start, 60, seed=4, eos_id=data.tokenizer.eot_id)[0, 1:])
+)
 
 # %% [markdown]
 # The greedy text falls into a loop: the same token always has the same best successor, so once a token returns, so does
 # everything after it. The sampled text does not loop, and makes no sense, since the model sees one token. Large models
 # loop too, for the same reason in a milder form. The samplers let us see it as a number: the share of different tokens in
 # the text.
+
 
 # %% tags=["hide-input"]
 def variety(length=300, **how):
@@ -661,7 +694,10 @@ def variety(length=300, **how):
     return sum(map(len, pairs)) / (10 * length)
 
 
-marks = {"greedy": variety(temperature=0), "greedy + penalty 1.3": variety(temperature=0, repetition_penalty=1.3)}
+marks = {
+    "greedy": variety(temperature=0),
+    "greedy + penalty 1.3": variety(temperature=0, repetition_penalty=1.3),
+}
 temps = [0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4]
 curve = [variety(temperature=t) for t in temps]
 fig, ax = new_figure(7, 2.8)
@@ -751,6 +787,7 @@ print("one by one: ", [tokenizer.decode([i]) for i in ids])
 # looking at the text so far finds it too late, when the reader has seen the beginning. So hold back the end of the text
 # **as long as it could be the beginning of a stop string**, and no longer.
 
+
 # %%
 #| export
 class TextStream:
@@ -805,9 +842,7 @@ class TextStream:
             self.stopped, self._held = True, ""
             return text[: min(found)[1]]
         longest = max(map(len, self._stop), default=1) - 1
-        keep = next(
-            (n for n in range(min(longest, len(text)), 0, -1) if self._begins_a_stop(text[-n:])), 0
-        )
+        keep = next((n for n in range(min(longest, len(text)), 0, -1) if self._begins_a_stop(text[-n:])), 0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -833,6 +868,7 @@ print("until a stop: ", [stream.push(i) for i in ids])
 # on the left, and GPT-2 would take the padding for text, at the positions where the text should start. So prompts are
 # grouped by length. Every prompt gets an end-of-text token in front, because in the training data that is what comes
 # before a story.
+
 
 # %%
 #| export
@@ -937,7 +973,11 @@ def _device(model: nn.Module) -> torch.device:
 
 # %%
 print("pieces:", list(stream_text(bigram, tokenizer, "Once", 8, seed=1)))
-for prompt, text in zip(("Once", "One day, there"), generate_text(bigram, tokenizer, ["Once", "One day, there"], 10, seed=1), strict=True):
+for prompt, text in zip(
+    ("Once", "One day, there"),
+    generate_text(bigram, tokenizer, ["Once", "One day, there"], 10, seed=1),
+    strict=True,
+):
     print(repr(prompt), "→", repr(text))
 
 # %% [markdown]
@@ -1039,7 +1079,9 @@ print(f"{'':18} {'words exist':>11} {'followed':>9} {'no mistake':>11} {'differe
 for name, texts in written.items():
     exist = sum(map(words_that_exist, texts)) / 16
     followed, faultless = zip(*map(words_followed, texts), strict=True)
-    print(f"{name:18} {exist:>11.0%} {sum(followed) / 16:9.1f} {sum(faultless):>8}/16 {len(set(texts)):>7}/16")
+    print(
+        f"{name:18} {exist:>11.0%} {sum(followed) / 16:9.1f} {sum(faultless):>8}/16 {len(set(texts)):>7}/16"
+    )
 
 # %%
 existing = {name: sum(map(words_that_exist, texts)) / 16 for name, texts in written.items()}
@@ -1052,7 +1094,9 @@ print("most words exist, a sharper sampler spells no worse; greedy tells one sto
 fig, axes = new_figure(7.5, 2.8, ncols=2, sharey=True)
 for row, texts in enumerate(written.values()):
     followed, _ = zip(*map(words_followed, texts), strict=True)
-    axes[0].scatter([words_that_exist(text) for text in texts], [row] * 16, s=26, alpha=0.45, color=COLORS["blue"])
+    axes[0].scatter(
+        [words_that_exist(text) for text in texts], [row] * 16, s=26, alpha=0.45, color=COLORS["blue"]
+    )
     axes[1].scatter(followed, [row] * 16, s=26, alpha=0.45, color=COLORS["green"])
 axes[0].set_yticks(range(len(written)), written)
 axes[0].invert_yaxis()
@@ -1068,6 +1112,7 @@ show(
 
 # %% [markdown]
 # What does a mistake look like? Here is where the grammar gave up on some of the texts, and what it would have accepted.
+
 
 # %% tags=["nbval-ignore-output"]
 def explain(text):
@@ -1096,6 +1141,7 @@ for text in written["T = 0.7"][:5]:
 #
 # Every filter here has a definition that a slow loop can follow literally. Compare on random distributions, with loops
 # over Python floats that share nothing with the code above:
+
 
 # %%
 def slow_top_p(row, p):
@@ -1168,7 +1214,9 @@ generator = torch.Generator().manual_seed(0)
 scores = 20 + 3 * torch.randn(1, 50_000, generator=generator)
 for dtype in (torch.float32, torch.bfloat16):
     rounded = scores.to(dtype).float()
-    print(f"{dtype!s:15} different logits: {len(rounded.unique()):>6,}   kept by top-k 40: {int(torch.isfinite(keep_top_k(rounded, 40)).sum())}")
+    print(
+        f"{dtype!s:15} different logits: {len(rounded.unique()):>6,}   kept by top-k 40: {int(torch.isfinite(keep_top_k(rounded, 40)).sum())}"
+    )
 
 # %% [markdown]
 # - **Half an emoji.** Decoding token by token turns one character into two replacement signs

@@ -61,15 +61,20 @@ print(f"{'all weights, as published':34s} {weight_bytes(oss, 'mxfp4') / 2**30:5.
 fig, ax = new_figure(6.8, 2.4)
 groups = (64, 32, 16, 8, 4, 2, 1)
 for windows, color, shift in ((False, "orange", -0.19), (True, "blue", 0.19)):
-    sizes = [kv_cache_bytes(replace(oss, num_key_value_heads=kv), LONG, sliding=windows) / 2**30 for kv in groups]
+    sizes = [
+        kv_cache_bytes(replace(oss, num_key_value_heads=kv), LONG, sliding=windows) / 2**30 for kv in groups
+    ]
     label = "every other layer has a window" if windows else "every layer sees everything"
     ax.bar([i + shift for i in range(len(groups))], sizes, width=0.36, color=COLORS[color], label=label)
 ax.set_xticks(range(len(groups)), [str(kv) for kv in groups])
 ax.set(xlabel="key/value heads (64 query heads)", ylabel="GiB at 131,072 tokens")
 ax.legend()
-show(fig, alt="Memory for keys and values at 131,072 tokens against the number of key/value heads, 64 down to 1. Each "
-     "halving of the heads halves the bar; windows in every other layer halve it once more. gpt-oss has 8 heads and "
-     "windows.")
+show(
+    fig,
+    alt="Memory for keys and values at 131,072 tokens against the number of key/value heads, 64 down to 1. Each "
+    "halving of the heads halves the bar; windows in every other layer halve it once more. gpt-oss has 8 heads and "
+    "windows.",
+)
 
 # %% [markdown]
 # ## Queries share keys
@@ -80,7 +85,9 @@ show(fig, alt="Memory for keys and values at 131,072 tokens against the number o
 
 # %% tags=["hide-input"]
 fig, axes = new_figure(7, 2.3, ncols=3)
-for ax, (title, kv) in zip(axes, (("every head its own", 6), ("groups of three", 2), ("one for all", 1)), strict=True):
+for ax, (title, kv) in zip(
+    axes, (("every head its own", 6), ("groups of three", 2), ("one for all", 1)), strict=True
+):
     for head in range(6):
         shared = head * kv // 6
         color = ("blue", "green", "violet", "pink", "orange", "red")[shared]
@@ -91,8 +98,11 @@ for ax, (title, kv) in zip(axes, (("every head its own", 6), ("groups of three",
     ax.set(xlim=(-0.1, 6.1), ylim=(0, 2.9), xticks=[], yticks=[], title=title)
     ax.grid(False)
     ax.spines[:].set_visible(False)
-show(fig, alt="Six query heads and their key heads. Left: six keys, one for each query. Middle: queries 0 to 2 share key 0, "
-     "queries 3 to 5 share key 1. Right: all six share key 0.")
+show(
+    fig,
+    alt="Six query heads and their key heads. Left: six keys, one for each query. Middle: queries 0 to 2 share key 0, "
+    "queries 3 to 5 share key 1. Right: all six share key 0.",
+)
 
 # %% [markdown]
 # Which queries share? Neighbours do: query heads 0 … G−1 go with key head 0, the next G with key head 1. This is a convention, but one that trained weights depend on. The simplest way to compute with it is to copy every key head G times, so that both have H heads again:
@@ -140,6 +150,7 @@ print("repeat:           ", heads.repeat(1, 3, 1, 1).flatten().tolist(), " <- wr
 #
 # In words: three heads of T queries are one head of 3T queries. Since neighbours share, their rows already lie one after the other in memory, so stacking is only another way to read the shape: `[B, H, T, hd]` as `[B, KV, G·T, hd]`. Nothing is copied, and one large matrix product is faster than three small ones.
 
+
 # %%
 #| export
 def grouped_scores(query: Tensor, key: Tensor) -> Tensor:
@@ -157,7 +168,9 @@ def grouped_scores(query: Tensor, key: Tensor) -> Tensor:
     """
     (B, H, T, hd), (KV, S) = query.shape, key.shape[1:3]
     if H % KV:
-        raise ValueError(f"{H} query heads cannot share {KV} key/value heads evenly; make H a multiple of KV.")
+        raise ValueError(
+            f"{H} query heads cannot share {KV} key/value heads evenly; make H a multiple of KV."
+        )
     stacked = query.reshape(B, KV, H // KV * T, hd)  # the queries of a group, on top of each other
     scores = stacked @ key.transpose(-2, -1) / math.sqrt(hd)  # [B, KV, G·T, S]
     return scores.view(B, H, T, S)
@@ -186,7 +199,9 @@ value = torch.randn_like(key)
 repeated = query @ repeat_kv(key, 3).transpose(-2, -1) / 8**0.5
 print("the same scores: ", torch.allclose(grouped_scores(query, key), repeated, atol=1e-6))
 weights = repeated.softmax(-1)
-print("the same mixture:", torch.allclose(grouped_mix(weights, value), weights @ repeat_kv(value, 3), atol=1e-6))
+print(
+    "the same mixture:", torch.allclose(grouped_mix(weights, value), weights @ repeat_kv(value, 3), atol=1e-6)
+)
 print(f"numbers in the keys: {key.numel()}, in their copies: {repeat_kv(key, 3).numel()}")
 
 # %% [markdown]
@@ -199,6 +214,7 @@ print(f"numbers in the keys: {key.numel()}, in their copies: {repeat_kv(key, 3).
 # - `True` means *may look*;
 # - positions are `[T]` or `[B, T]`, so masks are `[T, S]` or `[B, T, S]`;
 # - a key at a **negative position is not there**: padding, or an empty slot of a cache.
+
 
 # %%
 #| export
@@ -244,6 +260,7 @@ paint(causal_mask(positions[4:], torch.tensor([3, 4, 5, -1, 0, 1, 2])))
 #
 # for a query at $m$ and a key at $n$. In words: the distance is at least zero (not the future) and less than the window.
 
+
 # %%
 #| export
 def sliding_mask(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
@@ -278,6 +295,7 @@ print(f"a window of 128: {seen.sum()} keys, from {seen.nonzero().min()} to {seen
 # ## Documents and padding
 #
 # Two more reasons not to look. In a [packed batch](04_data.ipynb) one row holds the end of one story, a whole second one and the start of a third. Should the second story see the first? GPT-3 was trained that way and left it to the end-of-text token to say that what came before does not matter ([Brown et al., 2020](https://arxiv.org/abs/2005.14165)). If you want it clean, give every token the number of its document and demand that the numbers agree. The end-of-text token belongs to the document that it ends.
+
 
 # %%
 #| export
@@ -319,6 +337,7 @@ paint((causal_mask(torch.arange(8), torch.arange(8)) & document_mask(documents, 
 # %% [markdown]
 # **Padding** needs no mask of its own. To generate for several prompts at once, short ones are filled up on the left, so that all of them end in the last column. A padded column is not there, so its position is negative; and the first real token of *every* prompt stands at position 0, which [RoPE](09_rope_yarn.ipynb) wants to know as well.
 
+
 # %%
 #| export
 def padded_positions(is_token: Tensor) -> Tensor:
@@ -344,6 +363,7 @@ for mask in causal_mask(padded, padded):
 
 # %% [markdown]
 # The second prompt's real tokens see each other and nothing else. The two rows of padding see nothing at all. Keep that in mind: a softmax over nothing is $0/0$, and a single NaN there spreads through the whole model. Now one function that puts it all together:
+
 
 # %%
 #| export
@@ -398,17 +418,25 @@ for ax, (title, mask) in zip(axes, pictures.items(), strict=True):
     ax.grid(False)
     ax.spines[:].set_visible(True)
 axes[0].set_ylabel("query")
-show(fig, alt="Four masks of twelve queries against twelve keys. Causal: a lower triangle. Window of four: a band four wide "
-     "along the diagonal. Two documents: two separate triangles. Padding on the left: a triangle that starts at the "
-     "fourth row and column, nothing elsewhere.")
+show(
+    fig,
+    alt="Four masks of twelve queries against twelve keys. Causal: a lower triangle. Window of four: a band four wide "
+    "along the diagonal. Two documents: two separate triangles. Padding on the left: a triangle that starts at the "
+    "fourth row and column, nothing elsewhere.",
+)
 
 # %% [markdown]
 # **Paint the mask.** Choose a window and a situation. Rows are queries, columns are keys. In the last situation the keys lie in a cache of sixteen slots that is written like a ring: tokens 16 to 21 have taken the places of 0 to 5, and the four newest ask.
 
+
 # %% tags=["hide-input"]
 def mask_svg(situation, window):
     line = torch.arange(16)
-    both = {"one text": line, "two documents": line, "padding on the left": torch.where(line < 5, -1, line - 5)}
+    both = {
+        "one text": line,
+        "two documents": line,
+        "padding on the left": torch.where(line < 5, -1, line - 5),
+    }
     if situation in both:
         queries = keys = both[situation]
     else:
@@ -416,8 +444,12 @@ def mask_svg(situation, window):
     groups = (line >= 7).long() if situation == "two documents" else None
     mask = attention_mask(queries, keys, None if window == "none" else window, groups, groups)
     cells = "".join(f"M{30 + 14 * k} {24 + 14 * q}h13v13h-13z" for q, k in mask.nonzero().tolist())
-    ys = "".join(f'<text x="26" y="{34 + 14 * q}" text-anchor="end">{p}</text>' for q, p in enumerate(queries.tolist()))
-    xs = "".join(f'<text x="{36 + 14 * k}" y="19" text-anchor="middle">{p}</text>' for k, p in enumerate(keys.tolist()))
+    ys = "".join(
+        f'<text x="26" y="{34 + 14 * q}" text-anchor="end">{p}</text>' for q, p in enumerate(queries.tolist())
+    )
+    xs = "".join(
+        f'<text x="{36 + 14 * k}" y="19" text-anchor="middle">{p}</text>' for k, p in enumerate(keys.tolist())
+    )
     counts = mask.sum(-1)
     return (
         '<svg viewBox="0 0 270 268" width="400" font-size="8" fill="currentColor" font-family="sans-serif" '
@@ -430,7 +462,10 @@ def mask_svg(situation, window):
 
 explore(
     mask_svg,
-    {"situation": ("one text", "two documents", "padding on the left", "a ring cache"), "window": (1, 2, 3, 4, 6, 8, 12, "none")},
+    {
+        "situation": ("one text", "two documents", "padding on the left", "a ring cache"),
+        "window": (1, 2, 3, 4, 6, 8, 12, "none"),
+    },
     start={"window": 4},
 )
 
@@ -438,6 +473,7 @@ explore(
 # ## The finished attention, almost
 #
 # Groups and masks together make an attention that is GPT-OSS's but for one part, which is the subject of the next chapter. One detail: hidden scores become the *lowest finite* number, not $-\infty$. In every row where something is visible the result is the same to the last bit, because $e^{\text{lowest}}$ is exactly zero. In a row of padding, which sees nothing, the result is a harmless mean instead of NaN.
+
 
 # %%
 #| export
@@ -494,6 +530,7 @@ print("padding changes no real token:", torch.equal(out[1, :, 2:], again[1, :, 2
 #
 # Do not take the formula on faith. A mask is a matrix of zeros and ones, and what two layers reach is the product of their masks:
 
+
 # %%
 def reach(layer_types, window, length):
     """How many tokens the last one's vector can depend on after each layer."""
@@ -527,7 +564,9 @@ for _ in range(LAYERS):
 back = share.flip(0)  # back[d]: the weight of the token d places back
 inside = back.cumsum(0)
 print(f"reach of {LAYERS} layers: {LENGTH:,} tokens")
-print(f"half of the weight lies within {(inside < 0.5).sum() + 1} tokens, 99% within {(inside < 0.99).sum() + 1}")
+print(
+    f"half of the weight lies within {(inside < 0.5).sum() + 1} tokens, 99% within {(inside < 0.99).sum() + 1}"
+)
 
 # %% tags=["hide-input"]
 fig, axes = new_figure(7.2, 2.7, ncols=2)
@@ -536,18 +575,31 @@ for layers, color in ((1, "grey"), (2, "violet"), (4, "green"), (12, "blue")):
     walk[-1] = 1
     for _ in range(layers):
         walk = walk @ mean_of_window
-    axes[0].plot(range(LENGTH), walk.flip(0) * 1000, color=COLORS[color], label=f"{layers} layer{'s' * (layers > 1)}")
+    axes[0].plot(
+        range(LENGTH), walk.flip(0) * 1000, color=COLORS[color], label=f"{layers} layer{'s' * (layers > 1)}"
+    )
 axes[0].set(xlabel="tokens back", ylabel="weight (thousandths)", title="what arrives", ylim=(0, 9))
 axes[0].legend()
 depth = range(1, 13)
-axes[1].plot(depth, [min(4_096, n * 127 + 1) for n in depth], "o-", color=COLORS["orange"], label="windows only")
-axes[1].plot(depth, [128 if n == 1 else 4_096 for n in depth], "o-", color=COLORS["blue"], label="taking turns (gpt-oss)")
+axes[1].plot(
+    depth, [min(4_096, n * 127 + 1) for n in depth], "o-", color=COLORS["orange"], label="windows only"
+)
+axes[1].plot(
+    depth,
+    [128 if n == 1 else 4_096 for n in depth],
+    "o-",
+    color=COLORS["blue"],
+    label="taking turns (gpt-oss)",
+)
 axes[1].set(xlabel="layers", ylabel="tokens", title="what can be reached in 4,096", yscale="log")
 axes[1].legend()
-show(fig, alt="Left: the weight of a token against its distance when every layer averages its window. One layer: a box of "
-     "128 tokens. Two: a triangle. Twelve: a bell curve around 760 tokens with nothing left near the end of the reach. "
-     "Right: reach against depth. Windows alone grow by 127 tokens a layer; with full layers in turns the whole text of "
-     "4,096 tokens is reached from the second layer on.")
+show(
+    fig,
+    alt="Left: the weight of a token against its distance when every layer averages its window. One layer: a box of "
+    "128 tokens. Two: a triangle. Twelve: a bell curve around 760 tokens with nothing left near the end of the reach. "
+    "Right: reach against depth. Windows alone grow by 127 tokens a layer; with full layers in turns the whole text of "
+    "4,096 tokens is reached from the second layer on.",
+)
 
 # %% [markdown]
 # Real weights are not equal, and a trained head can hand something on with little loss. But the message stands: windows alone make a long reach that is hard to use. A full layer brings anything to anywhere in one step. Taking turns gives you both, for half of the price.
@@ -560,7 +612,9 @@ show(fig, alt="Left: the weight of a token against its distance when every layer
 # %%
 T, W = 300, 128
 query, key, value = torch.randn(2, 6, T, 16), torch.randn(2, 2, T, 16), torch.randn(2, 2, T, 16)
-hidden = torch.ones(T, T).triu(diagonal=1) + torch.ones(T, T).tril(diagonal=-W)  # the future, and the far past
+hidden = torch.ones(T, T).triu(diagonal=1) + torch.ones(T, T).tril(
+    diagonal=-W
+)  # the future, and the far past
 ours = sliding_mask(torch.arange(T), torch.arange(T), W)
 print("OpenAI's mask:", torch.equal(ours, hidden == 0))
 theirs = F.scaled_dot_product_attention(query, key, value, attn_mask=ours, enable_gqa=True)
@@ -575,15 +629,23 @@ print("PyTorch's attention:", torch.allclose(grouped_attention(query, key, value
 # From the published [configuration](https://huggingface.co/openai/gpt-oss-20b/blob/main/config.json):
 
 # %%
-print(f"{oss.num_attention_heads} query heads, {oss.num_key_value_heads} key/value heads: groups of"
-      f" {oss.num_attention_heads // oss.num_key_value_heads}")
-print(f"layers: {oss.layer_types.count(sliding)} sliding (window {oss.sliding_window}), {oss.layer_types.count(full)} full;"
-      f" the first one is {oss.layer_types[0].split('_')[0]}")
+print(
+    f"{oss.num_attention_heads} query heads, {oss.num_key_value_heads} key/value heads: groups of"
+    f" {oss.num_attention_heads // oss.num_key_value_heads}"
+)
+print(
+    f"layers: {oss.layer_types.count(sliding)} sliding (window {oss.sliding_window}), {oss.layer_types.count(full)} full;"
+    f" the first one is {oss.layer_types[0].split('_')[0]}"
+)
 per_token = 2 * oss.num_key_value_heads * oss.head_dim * 2
-print(f"a token's key and value: {per_token:,} bytes a layer in bf16; with 64 key/value heads {per_token * 8:,}")
+print(
+    f"a token's key and value: {per_token:,} bytes a layer in bf16; with 64 key/value heads {per_token * 8:,}"
+)
 for length in (128, 4_096, LONG):
     all_layers, as_it_is = (kv_cache_bytes(oss, length, sliding=windows) for windows in (False, True))
-    print(f"{length:7,} tokens: {as_it_is / 2**20:7,.0f} MiB, {all_layers / as_it_is:.2f} times less than without windows")
+    print(
+        f"{length:7,} tokens: {as_it_is / 2**20:7,.0f} MiB, {all_layers / as_it_is:.2f} times less than without windows"
+    )
 
 # %% [markdown]
 # Windows never save more than half, since half of the layers are full. Groups save a factor of eight. Together they make the sixteenth that you saw at the start.

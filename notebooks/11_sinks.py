@@ -50,7 +50,11 @@ print("none fits at all: ", [round(w, 3) for w in torch.full((4,), -50.0).softma
 
 # %%
 SINK = torch.tensor([2.0])
-for name, scores in (("one key fits", [6.0, 0, 0, 0]), ("none fits", [0.0] * 4), ("none fits at all", [-50.0] * 4)):
+for name, scores in (
+    ("one key fits", [6.0, 0, 0, 0]),
+    ("none fits", [0.0] * 4),
+    ("none fits at all", [-50.0] * 4),
+):
     *weights, spent = torch.cat((torch.tensor(scores), SINK)).softmax(0).tolist()
     print(f"{name + ':':18s}", [round(w, 3) for w in weights], f"-> the sink takes {spent:.3f}")
 
@@ -77,7 +81,11 @@ def share_svg(sink, best):
     )
 
 
-explore(share_svg, {"sink": ("none", -4, -2, 0, 1, 2, 4, 8), "best score": (-4, 0, 1, 2, 3, 4, 6)}, start={"sink": 2, "best score": 4})
+explore(
+    share_svg,
+    {"sink": ("none", -4, -2, 0, 1, 2, 4, 8), "best score": (-4, 0, 1, 2, 3, 4, 6)},
+    start={"sink": 2, "best score": 4},
+)
 
 # %% [markdown]
 # ## The obvious version
@@ -107,15 +115,21 @@ def _check(query: Tensor, key: Tensor, sinks: Tensor | None, window: int | None,
     """Raise a ValueError where the arguments of an attention do not fit each other."""
     H, T, KV, S = *query.shape[1:3], *key.shape[1:3]
     if H % KV:
-        raise ValueError(f"{H} query heads cannot share {KV} key/value heads evenly; make H a multiple of KV.")
+        raise ValueError(
+            f"{H} query heads cannot share {KV} key/value heads evenly; make H a multiple of KV."
+        )
     if sinks is not None and sinks.shape != (H,):
-        raise ValueError(f"sinks has shape {list(sinks.shape)}; there must be one for each of {H} query heads.")
+        raise ValueError(
+            f"sinks has shape {list(sinks.shape)}; there must be one for each of {H} query heads."
+        )
     if window is not None and window < 1:
         raise ValueError(f"window is {window}; a query sees at least itself, so make it 1 or more.")
     if mask is not None and window is not None:
         raise ValueError(f"window is {window}, but a mask is given too; put the window into the mask.")
     if mask is None and T > S:
-        raise ValueError(f"There are {T} queries but only {S} keys; the queries are the last of the keys' tokens.")
+        raise ValueError(
+            f"There are {T} queries but only {S} keys; the queries are the last of the keys' tokens."
+        )
     if mask is not None and mask.shape[-2:] != (T, S):
         raise ValueError(f"The mask is for {list(mask.shape[-2:])} queries and keys, but there are {[T, S]}.")
 
@@ -175,7 +189,9 @@ query, key, value = torch.randn(B, H, T, hd), torch.randn(B, KV, T, hd), torch.r
 ones = torch.ones_like(value)  # with values of one, the output is the sum of the weights
 for sink in (-math.inf, -2.0, 0.0, 2.0, 20.0):
     total = sink_attention_reference(query, key, ones, torch.full((H,), sink))[0, 0, :, 0]
-    print(f"sink {sink:5.1f}: the first token keeps {total[0]:.3f} of its weight, the last one {total[-1]:.3f}")
+    print(
+        f"sink {sink:5.1f}: the first token keeps {total[0]:.3f} of its weight, the last one {total[-1]:.3f}"
+    )
 
 # %% [markdown]
 # At $-\infty$ there is no sink. A large sink silences the head. In between, a query with many keys keeps more than one with few, since many small scores add up.
@@ -238,7 +254,11 @@ def lookup_errors(head, first, cut=False):
 
 
 # %% tags=["nbval-ignore-output"]
-plain, with_first, with_sink = train_lookup(False, False), train_lookup(False, True), train_lookup(True, False)
+plain, with_first, with_sink = (
+    train_lookup(False, False),
+    train_lookup(False, True),
+    train_lookup(True, False),
+)
 outcome = {
     "softmax": lookup_errors(plain, False),
     "softmax and a first token": lookup_errors(with_first, True),
@@ -257,6 +277,7 @@ assert outcome["the same, first token cut off"][1] > 0.12, "and without it the h
 # Three things happened. Plain softmax cannot keep silent. With a first token, the head *discovers* that it can dump its attention there, and learns a value of almost nothing for it. And when that token is cut off, the head is worse than ever: it has never learned to live without its dump.
 #
 # This is what large models do. [Xiao et al., 2023](https://arxiv.org/abs/2309.17453) found that they put a large share of their attention on the first few tokens, whatever those say, and named them **attention sinks**. They also found what it costs: let a window slide past the first tokens, and the model collapses. In a model in which every other layer has a window, that is not an option. So gpt-oss gives every head a dump of its own, which no window can slide past.
+
 
 # %% tags=["hide-input"]
 @torch.no_grad()
@@ -282,9 +303,12 @@ for ax, title, head, text in (
     ax.set(title=title, ylim=(0, 1.12))
 axes[0].set_ylabel("weight")
 axes[0].legend(fontsize=8, loc="upper left")
-show(fig, alt="Attention over a text of items 0 to 3, asked for item 2, which is there, and item 7, which is not. All three "
-     "heads find item 2. Asked for item 7, plain softmax gives all its weight to items that do not fit; with a first token, nearly all weight "
-     "goes to it; with a sink, nearly all weight goes to the sink.")
+show(
+    fig,
+    alt="Attention over a text of items 0 to 3, asked for item 2, which is there, and item 7, which is not. All three "
+    "heads find item 2. Asked for item 7, plain softmax gives all its weight to items that do not fit; with a first token, nearly all weight "
+    "goes to it; with a sink, nearly all weight goes to the sink.",
+)
 
 # %% [markdown]
 # A note on history. That softmax lacks a way to say "nothing" was pointed out in [a blog post by Evan Miller](https://www.evanmiller.org/attention-is-off-by-one.html) in 2023, which proposed to add a 1 to the denominator. That is our formula with $z = 0$, because $e^0 = 1$: "softmax off by one". gpt-oss's sink is the same with a bar that every head learns for itself. The [model card](https://arxiv.org/abs/2508.10925) mentions both ancestors.
@@ -388,7 +412,9 @@ for sink in (-math.inf, -3.0, 0.0, 3.0, 50.0):
     worst = compare(
         lambda *qkvs: _flash(*qkvs, None), sink_attention_reference, query, key, value, torch.full((H,), sink)
     )
-    print(f"sink {sink:5.1f}: output and the gradients of q, k, v and the sinks agree to 1e-5: {worst < 1e-5}")
+    print(
+        f"sink {sink:5.1f}: output and the gradients of q, k, v and the sinks agree to 1e-5: {worst < 1e-5}"
+    )
 
 # %% [markdown]
 # ## Windows in bands
@@ -410,22 +436,49 @@ for ax, title in zip(axes, ("causal table, then a mask", "bands", "one band"), s
     if title != "bands":
         for q in range(first, last):
             end = 12 if title == "one band" else q + 1
-            ax.add_patch(Rectangle((left, q), end - left, 1, facecolor=COLORS["grey"], alpha=0.3, edgecolor="none"))
+            ax.add_patch(
+                Rectangle((left, q), end - left, 1, facecolor=COLORS["grey"], alpha=0.3, edgecolor="none")
+            )
     else:
         for i in range(5):
             start = max(0, 4 * i - 4)
-            ax.add_patch(Rectangle((start, 4 * i), 4 * i + 4 - start, 4, facecolor=COLORS["grey"], alpha=0.3, edgecolor="none"))
-            ax.plot([start, 4 * i + 4, 4 * i + 4, start, start], [4 * i, 4 * i, 4 * i + 4, 4 * i + 4, 4 * i], color=COLORS["orange"], linewidth=1)
+            ax.add_patch(
+                Rectangle(
+                    (start, 4 * i),
+                    4 * i + 4 - start,
+                    4,
+                    facecolor=COLORS["grey"],
+                    alpha=0.3,
+                    edgecolor="none",
+                )
+            )
+            ax.plot(
+                [start, 4 * i + 4, 4 * i + 4, start, start],
+                [4 * i, 4 * i, 4 * i + 4, 4 * i + 4, 4 * i],
+                color=COLORS["orange"],
+                linewidth=1,
+            )
     for q, k in table.nonzero().tolist():
         if first <= q < last:
             ax.add_patch(Rectangle((k, q), 1, 1, facecolor=COLORS["blue"], alpha=0.8, edgecolor="none"))
-    ax.set(xlim=(left, left + (8 if title == "one band" else 20)), ylim=(last, first), aspect="equal", xticks=[], yticks=[], xlabel="key")
+    ax.set(
+        xlim=(left, left + (8 if title == "one band" else 20)),
+        ylim=(last, first),
+        aspect="equal",
+        xticks=[],
+        yticks=[],
+        xlabel="key",
+    )
     ax.set_title(title, fontsize=10)
     ax.grid(False)
 axes[0].set_ylabel("query")
-show(fig, alt="Twenty queries against twenty keys, window of four. Left: the kernel computes the grey triangle, of which only "
-     "a thin blue band is used. Middle: five boxes along the diagonal, each four queries high and eight keys wide, cover "
-     "the band with little grey left. Right: one box, four queries against eight keys; each row uses four of them.")
+show(
+    fig,
+    alt="Twenty queries against twenty keys, window of four. Left: the kernel computes the grey triangle, of which only "
+    "a thin blue band is used. Middle: five boxes along the diagonal, each four queries high and eight keys wide, cover "
+    "the band with little grey left. Right: one box, four queries against eight keys; each row uses four of them.",
+)
+
 
 # %%
 #| export
@@ -452,6 +505,7 @@ def _banded(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, win
 
 # %% [markdown]
 # A band computes 2W scores for each query, where the causal table has T/2 on average. With T = 4W the two are equal, so bands begin there. Now the function that chooses:
+
 
 # %%
 #| export
@@ -502,7 +556,10 @@ for T, S, window in shapes:
     worst = compare(
         lambda *qkvs, w=window: sink_attention(*qkvs, window=w),
         lambda *qkvs, w=window: sink_attention_reference(*qkvs, window=w),
-        q, k, v, torch.randn(H),
+        q,
+        k,
+        v,
+        torch.randn(H),
     )
     print(f"{T:2d} queries, {S} keys, window {window}: equal to 1e-5, gradients too: {worst < 1e-5}")
 
@@ -528,7 +585,9 @@ def seconds(attention, window):
 ratios = {}
 for window, scores in ((None, LONG * LONG), (WINDOW, 2 * WINDOW * LONG)):
     ratios[window] = seconds(sink_attention_reference, window) / seconds(sink_attention, window)
-    print(f"window {window}: {scores:9,} scores a head (of {LONG * LONG:,}), {ratios[window]:.1f} times faster than the reference")
+    print(
+        f"window {window}: {scores:9,} scores a head (of {LONG * LONG:,}), {ratios[window]:.1f} times faster than the reference"
+    )
 
 # %%
 assert ratios[WINDOW] > 1.5, "bands compute a sixth of the scores and store none"
@@ -548,27 +607,54 @@ assert ratios[WINDOW] > 1.5, "bands compute a sixth of the scores and store none
 fig, ax = new_figure(7.2, 3.1)
 for x, y, w, text, color in (
     (0.1, 1.5, 0.9, "x\n[B, T, D]", "grey"),
-    (1.7, 2.6, 1.2, "q_proj", "blue"), (1.7, 1.5, 1.2, "k_proj", "green"), (1.7, 0.4, 1.2, "v_proj", "violet"),
-    (3.3, 2.6, 0.9, "RoPE", "blue"), (3.3, 1.5, 0.9, "RoPE", "green"),
-    (4.6, 0.4, 1.0, "cache", "grey"), (4.6, 1.5, 1.0, "cache", "grey"),
-    (6.1, 1.0, 1.7, "sink_attention\ngroups, window", "pink"), (6.35, 2.75, 1.2, "sinks [H]", "red"),
+    (1.7, 2.6, 1.2, "q_proj", "blue"),
+    (1.7, 1.5, 1.2, "k_proj", "green"),
+    (1.7, 0.4, 1.2, "v_proj", "violet"),
+    (3.3, 2.6, 0.9, "RoPE", "blue"),
+    (3.3, 1.5, 0.9, "RoPE", "green"),
+    (4.6, 0.4, 1.0, "cache", "grey"),
+    (4.6, 1.5, 1.0, "cache", "grey"),
+    (6.1, 1.0, 1.7, "sink_attention\ngroups, window", "pink"),
+    (6.35, 2.75, 1.2, "sinks [H]", "red"),
     (8.3, 1.4, 1.1, "o_proj", "orange"),
 ):
-    box(ax, x, y, w, 0.85 if text.count("\n") == 0 else 1.2 if color == "pink" else 0.95, text, color, fontsize=9)
+    box(
+        ax,
+        x,
+        y,
+        w,
+        0.85 if text.count("\n") == 0 else 1.2 if color == "pink" else 0.95,
+        text,
+        color,
+        fontsize=9,
+    )
 for start, end, color in (
-    ((1.0, 2.0), (1.7, 3.0), "blue"), ((1.0, 1.95), (1.7, 1.95), "green"), ((1.0, 1.9), (1.7, 0.85), "violet"),
-    ((2.9, 3.0), (3.3, 3.0), "blue"), ((2.9, 1.95), (3.3, 1.95), "green"), ((2.9, 0.8), (4.6, 0.8), "violet"),
-    ((4.2, 3.0), (6.1, 2.0), "blue"), ((4.2, 1.95), (4.6, 1.95), "green"), ((5.6, 1.9), (6.1, 1.7), "green"),
-    ((5.6, 0.9), (6.1, 1.3), "violet"), ((6.95, 2.75), (6.95, 2.2), "red"), ((7.8, 1.7), (8.3, 1.8), "pink"), ((9.4, 1.8), (10.0, 1.8), "orange"),
+    ((1.0, 2.0), (1.7, 3.0), "blue"),
+    ((1.0, 1.95), (1.7, 1.95), "green"),
+    ((1.0, 1.9), (1.7, 0.85), "violet"),
+    ((2.9, 3.0), (3.3, 3.0), "blue"),
+    ((2.9, 1.95), (3.3, 1.95), "green"),
+    ((2.9, 0.8), (4.6, 0.8), "violet"),
+    ((4.2, 3.0), (6.1, 2.0), "blue"),
+    ((4.2, 1.95), (4.6, 1.95), "green"),
+    ((5.6, 1.9), (6.1, 1.7), "green"),
+    ((5.6, 0.9), (6.1, 1.3), "violet"),
+    ((6.95, 2.75), (6.95, 2.2), "red"),
+    ((7.8, 1.7), (8.3, 1.8), "pink"),
+    ((9.4, 1.8), (10.0, 1.8), "orange"),
 ):
     arrow(ax, start, end, color)
 ax.text(10.05, 1.8, "to the\nstream", va="center", fontsize=9)
 ax.set(xlim=(0, 10.9), ylim=(0.2, 3.7), xticks=[], yticks=[])
 ax.grid(False)
 ax.spines[:].set_visible(False)
-show(fig, alt="The attention block: x goes through q_proj, k_proj and v_proj; queries and keys are turned by RoPE; keys and "
-     "values pass through the cache; sink_attention with groups and a window takes all three and the sinks; o_proj writes "
-     "to the stream.")
+show(
+    fig,
+    alt="The attention block: x goes through q_proj, k_proj and v_proj; queries and keys are turned by RoPE; keys and "
+    "values pass through the cache; sink_attention with groups and a window takes all three and the sinks; o_proj writes "
+    "to the stream.",
+)
+
 
 # %%
 #| export
@@ -659,13 +745,17 @@ class Attention(nn.Module):
     def _mask(self, position_ids, key_positions, documents, cache) -> Tensor | None:
         """Return the mask, or None where all tokens stand in a row."""
         if documents is not None and cache is not None:
-            raise ValueError("Packed documents and a cache do not go together; give each text a row of its own.")
+            raise ValueError(
+                "Packed documents and a cache do not go together; give each text a row of its own."
+            )
         if documents is None and key_positions is None:
             return None
         if documents is not None and position_ids is None:
             position_ids = key_positions = torch.arange(documents.shape[-1], device=documents.device)
         if position_ids is None:
-            raise ValueError("The cache tells where its keys stand; pass position_ids for the new tokens too.")
+            raise ValueError(
+                "The cache tells where its keys stand; pass position_ids for the new tokens too."
+            )
         return attention_mask(position_ids, key_positions, self.window, documents, documents)
 
 
@@ -677,8 +767,18 @@ from gptoss_lib.config import GPTOSSConfig
 from gptoss_lib.rope import RotaryEmbedding
 
 small = GPTOSSConfig(
-    vocab_size=50, hidden_size=40, intermediate_size=56, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2,
-    head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=5, rope_scaling=None, initializer_range=0.3,
+    vocab_size=50,
+    hidden_size=40,
+    intermediate_size=56,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=8,
+    num_local_experts=4,
+    num_experts_per_tok=2,
+    sliding_window=5,
+    rope_scaling=None,
+    initializer_range=0.3,
 )
 torch.manual_seed(0)
 sliding, full = Attention(small, 0), Attention(small, 1)
@@ -691,10 +791,13 @@ changed = x.clone()
 changed[:, 10] += 1.0
 for name, block in (("sliding", sliding), ("full", full)):
     moved = (block(x, rope(positions)) - block(changed, rope(positions))).abs().amax((0, 2)) > 1e-6
-    print(f"{name:8s}: changing token 10 changes what tokens {moved.nonzero().min()} to {moved.nonzero().max()} hear")
+    print(
+        f"{name:8s}: changing token 10 changes what tokens {moved.nonzero().min()} to {moved.nonzero().max()} hear"
+    )
 
 # %% [markdown]
 # Five tokens hear it in the sliding layer: token 10 and the four after it. Now the two other ways to call it. With a cache, text may come in pieces of any size; packed documents do not hear each other:
+
 
 # %%
 class ListCache:
@@ -705,7 +808,9 @@ class ListCache:
 
     def update(self, layer_idx, key, value):
         if layer_idx in self.stored:
-            key, value = (torch.cat(pair, dim=2) for pair in zip(self.stored[layer_idx], (key, value), strict=True))
+            key, value = (
+                torch.cat(pair, dim=2) for pair in zip(self.stored[layer_idx], (key, value), strict=True)
+            )
         self.stored[layer_idx] = key, value
         return key, value
 

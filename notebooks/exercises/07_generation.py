@@ -28,6 +28,7 @@ from gptoss_lib.checks import generation as check
 # probabilities add up to **at least** p, renormalized, each at its own place. You may assume that no two tokens tie at
 # the border.
 
+
 # %% nbgrader={"grade": false, "grade_id": "top-p", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def top_p(probabilities, p):
     """Return the probabilities [V] of nucleus sampling.
@@ -60,6 +61,7 @@ torch.testing.assert_close(top_p(_row, 0.65), torch.tensor([0.0, 0.0, 3 / 7, 4 /
 # Min-p keeps tokens that are at least p times as probable as the best of their row. Write it on logits **without a
 # softmax**. What does a factor p on probabilities become on logits?
 
+
 # %% nbgrader={"grade": false, "grade_id": "min-p", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def min_p(logits, p):
     """Return the logits [B, V], −inf where a token is cut.
@@ -87,6 +89,7 @@ assert torch.equal(torch.isfinite(min_p(_logits, 0.07)), _p >= 0.07 * _p.amax(-1
 #
 # Make every token that occurred in the text less likely by a factor on its **logit**. Remember that logits have signs,
 # that a token may have occurred often, and that the caller still needs its logits.
+
 
 # %% nbgrader={"grade": false, "grade_id": "penalize", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def penalize(logits, previous, penalty):
@@ -119,6 +122,7 @@ torch.testing.assert_close(
 # A model's text arrives in pieces. Pass the pieces on, but end the text before a stop string, which may be spread over
 # several pieces. Never let any part of it out. Hold text back only as long as it could still become the stop string, and
 # lose nothing: if the stream ends while you hold something, it was text after all.
+
 
 # %% nbgrader={"grade": false, "grade_id": "until-stop", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def until_stop(pieces, stop):
