@@ -10,16 +10,16 @@
 # # Training
 #
 # You have a model that says nothing and a stream of stories. In this chapter the one learns from the other. You start
-# with the loss of a single batch and a single step downhill, add one thing at a time until it is the recipe that large
-# models are trained with, and end with a GPT-2 of your own whose loss you can hold against the best that any model
+# with the loss of a single batch and a single step downhill, add the parts of a large model's recipe one at a time, and
+# end with a GPT-2 of your own whose loss you can hold against the best that any model
 # could reach. On the way you kill the run in the middle, and it goes on as if nothing had happened, to the last bit.
 #
 # **You will**
 #
 # - take a step of AdamW by hand and find the same numbers as `torch.optim.AdamW`;
 # - see why the learning rate warms up and cools down, which weights decay, and what clipping keeps;
-# - accumulate gradients so that they equal the big batch, which the most used trainer in the world did not do until
-#   October 2024;
+# - accumulate gradients so that they equal the big batch, which Hugging Face's `Trainer` did not do until October
+#   2024;
 # - train in bf16 without losing the small updates;
 # - measure a model on the whole validation set, in nats a token and in bits a byte;
 # - build a trainer whose runs can be killed at any moment, and train the course's GPT-2 with it.
@@ -214,9 +214,11 @@ for t in range(1, 6):
     print(f"update {t}: gradient {theirs.grad.abs().mean():.0e}, moved by {moved:.4f}, equal to 1e-7: {same}")
 
 # %% [markdown]
-# The gradient shrinks tenfold at each update, and the weights still move by a similar distance at first: Adam divides by
-# what it remembers. Does it matter? Train the small model on the same batches, with plain steps at the best of three
-# rates, and with AdamW.
+# The first update moves every weight by the learning rate (the decay hardly shows), however large or small its
+# gradient. Then the gradient shrinks tenfold at each update, and at the fifth, when it is ten thousand times smaller,
+# the weights still move by more than a third of that distance. Both means remember the first, large gradients, and
+# their common size cancels in the fraction. Does dividing matter? Train the small model on the same batches, with plain
+# steps at the best of three rates, and with AdamW.
 
 
 # %%
@@ -262,12 +264,12 @@ show(
 # Weight decay pulls a weight towards 0 unless the data keep pushing it away. For a weight **matrix** that is a sensible
 # default: large entries have to earn their keep. It makes no sense everywhere:
 #
-# - A **norm's** scale rests at 1, not at 0, and a **bias** shifts rather than scales. Pulling them to 0 is an opinion
-#   about the data that nobody holds.
+# - A **norm's** scale rests at 1, not at 0, and a **bias** shifts rather than scales. There is no reason to expect
+#   either near 0, so GPT-style recipes leave them alone. It is a convention: OLMo 2's published settings decay them.
 # - An **embedding** is a table. Decay would shrink the row of a rare token at every update, also at the thousands of
 #   updates at which the token does not occur. nanoGPT decays its tables all the same; OLMo 2 stopped, because small
-#   embeddings made the gradients of the first layers grow ([OLMo et al., 2024](https://arxiv.org/abs/2501.00656)). We
-#   follow OLMo.
+#   embeddings made the gradients of the first layers grow ([OLMo et al., 2024](https://arxiv.org/abs/2501.00656)). For
+#   embeddings we follow OLMo. GPT-2's table is also its output head, the same tensor twice; we treat it as a table.
 #
 # The rule "two dimensions or more decay" is often used for this. It has a trap for later: in a mixture of experts the
 # biases of all experts are stacked into a tensor [E, F]. It has two dimensions and is still a bias, so we look at the
@@ -365,17 +367,19 @@ class TrainingConfig:
 # yet: $\hat v$ is the square of one or two gradients. The first steps are therefore long and half blind, from a model
 # that is still random. So start small and raise the rate on a straight line.
 #
-# **Peak.** The highest rate that is stable learns fastest.
+# **Peak.** A higher rate learns faster, up to a point. Beyond it the steps overshoot, and the loss stalls or diverges.
 #
 # **Cosine.** Near the end, a high rate makes the weights jump around the bottom of the valley. Lower the rate and they
 # settle. Half a cosine does that smoothly ([Loshchilov & Hutter, 2016](https://arxiv.org/abs/1608.03983)): flat at first,
-# steep in the middle, flat at the end. For update $s$ of $S$, with $W$ of warm-up and a final share $r$:
+# steep in the middle, flat at the end. For update $s$ of $S$, counted from 0, with $W$ of warm-up and a final share $r$:
+#
+# $$\eta_s = \eta_{\max}\, \frac{s + 1}{W} \quad \text{while } s < W, \text{ and then}$$
 #
 # $$\eta_s = \eta_{\max} \left( r + (1-r)\, \tfrac12 \left(1 + \cos \pi p \right) \right), \qquad p = \frac{s + 1 - W}{S - W}$$
 #
-# In words: $p$ runs from 0 at the end of the warm-up to 1 at the last update, and the rate goes from the peak to $r$
-# times the peak. Mind the $+1$. Updates are counted from 0, and without it the first update would have the rate 0: a
-# batch read, a gradient computed, and nothing done with it.
+# In words: the rate rises in $W$ equal steps to the peak. Then $p$ runs from 0 at the end of the warm-up to 1 at the last
+# update, and the rate goes from the peak to $r$ times the peak. Mind the $+1$ in the warm-up. Without it the first update
+# would have the rate 0: a batch read, a gradient computed, and nothing done with it.
 
 
 # %%
@@ -469,14 +473,16 @@ show(
 
 # %% [markdown]
 # Here it does not help: with only 120 updates, thirty slow ones are a loss, and a model of two layers is hard to break.
-# What hurts is the high peak, warm-up or not. So why does everybody warm up? Deep models diverge without it, and in a run
-# of a hundred thousand updates a few hundred slow ones cost next to nothing. It is an insurance, and this experiment only
-# shows its price.
+# What hurts is the high peak, warm-up or not. So why does everybody warm up? Transformers whose norms stand after each
+# block need it ([Xiong et al., 2020](https://arxiv.org/abs/2002.04745)); ours stand before, which is gentler. And in a
+# run of a hundred thousand updates a few hundred slow ones cost next to nothing. It is an insurance, and this
+# experiment only shows its price.
 #
 # ## When one batch shouts
 #
 # Now and then a batch is strange: a broken document, a thousand times the same word. Its gradient can be much longer than
-# usual, and with it the step. **Clipping** puts a limit on the length of the whole gradient: all tensors taken as one
+# usual. Adam bounds the step itself, but one huge gradient stays in both of its means for many updates: it decides the
+# direction, and it makes every later gradient look small. **Clipping** puts a limit on the length of the whole gradient: all tensors taken as one
 # long vector with norm $\lVert g \rVert$,
 #
 # $$g \leftarrow g \cdot \min\left(1, \frac{c}{\lVert g \rVert}\right)$$
@@ -501,7 +507,7 @@ for ax, clipped, title in (
 show(
     fig,
     alt="A gradient of two numbers, drawn as an arrow, clipped in two ways. Clipped by its norm it keeps its direction "
-    "and ends on a circle. Clipped number by number it ends in the corner of a square and points elsewhere.",
+    "and ends on a circle. Clipped number by number it ends on the side of a square and points elsewhere.",
 )
 
 
@@ -534,7 +540,7 @@ print(
 # $$\frac{1}{\sum_i n_i} \sum_i \sum_{t \in i} \ell_t \;\neq\; \frac1k \sum_{i=1}^{k} \frac{1}{n_i} \sum_{t \in i} \ell_t$$
 #
 # In words: the mean over all tokens is not the mean of the micro-batches' means, unless every micro-batch has the same
-# number $n_i$ of predicted tokens. With padding, or prompts that are not predicted, it never has.
+# number $n_i$ of predicted tokens. With padding, or prompts that are not predicted, they hardly ever agree.
 
 # %% tags=["hide-input"]
 fig, ax = new_figure(7, 2.3)
@@ -605,10 +611,10 @@ for name, gradient in (("mean of means", mean_of_means), ("weighted by tokens", 
     )
 
 # %% [markdown]
-# The wrong gradient is not noise that averages out. Tokens in short rows count more than tokens in long ones, at every
-# update, always in the same direction. Hugging Face's `Trainer` and others normalised this way until October 2024
-# ([the story, told by its maintainers](https://huggingface.co/blog/gradient_accumulation);
-# [the fix](https://github.com/huggingface/transformers/pull/34191)).
+# The wrong gradient is not noise that averages out. A token counts more when its micro-batch has few predicted tokens,
+# at every update, always in the same direction. Hugging Face's `Trainer` and others normalised this way until October
+# 2024 ([the story, told by its maintainers](https://huggingface.co/blog/gradient_accumulation); [the
+# fix](https://github.com/huggingface/transformers/pull/34191)).
 #
 # ## Half the bits, none of the damage
 #
@@ -668,7 +674,7 @@ print(f"loss in fp32 {full:.2f}, under autocast within 1 %: {abs(loss / full - 1
 # %% [markdown]
 # fp16, the older half format, has more precision and so little range that gradients underflow to 0. It needs the loss
 # scaled up before `backward` and the gradients scaled down before clipping. bf16 needs none of that, and we leave fp16
-# out. On a CPU without bf16 instructions, autocast is slower than fp32; the quick runs of this course use fp32.
+# out. Not every CPU has instructions for bf16, so the quick runs of this course use fp32.
 #
 # ## How good is it?
 #
@@ -731,7 +737,7 @@ print(
 # %% [markdown]
 # Nats a token depend on the tokenizer: longer tokens are harder to guess, and there are fewer of them. Bits a byte do not,
 # so they are what you compare across models. Add up before you divide: the mean of the batches' means has the same flaw as
-# in the last section, since the last batch is shorter.
+# the mean of the micro-batches' means, since the last batch is shorter.
 #
 # ## A run that can die
 #
@@ -1342,8 +1348,8 @@ ax.set(xlim=(-1.7, 7.2), ylim=(0.3, 1.7))
 ax.axis("off")
 show(
     fig,
-    alt="What a checkpoint holds, drawn to scale: a small JSON header with the state, the weights, the moments that take "
-    "twice as much, and a sliver of random number state.",
+    alt="What a checkpoint holds: a JSON header with the state, and then, drawn to scale, the weights, the moments that "
+    "take twice as much, and a sliver of random number state.",
 )
 
 # %% [markdown]
@@ -1540,8 +1546,7 @@ ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.72))
 show(
     fig,
     alt="Loss of the course's GPT-2 during training. It starts where every token is equally likely, falls below what "
-    "counting tokens and then what counting pairs can reach, and is still falling about a nat above the grammar's floor "
-    "when the run ends.",
+    "counting tokens and then what counting pairs can reach, and ends about a nat above the grammar's floor.",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -1561,17 +1566,19 @@ assert floor < history[-1]["loss"] < bigram
 print("it started near ln V, and ended below what counting pairs can reach and above the floor")
 
 # %% [markdown]
-# Read the figure from the top. The model finds out quickly which tokens are frequent, then which follow which, and passes
-# what counting pairs can do about a third of the way. From there on it has to use more than the last token, and progress
-# is slower. At the end it is still about a nat above the floor, and still falling: the run stops because your minute is
-# over, after about half of the corpus, not because the model is full. Two more things are left on the table. A block of 128 tokens
-# often begins in the middle of a story, so that names and objects have to be guessed which stood before the cut. And two
-# layers are few.
+# Read the figure from the top. The model finds out quickly which tokens are frequent, then which follow which, and
+# passes what counting pairs can do soon after a third of the way. From there on it has to use more than the last token,
+# and progress is slower. At the end about a nat separates it from the floor: it pays several times what the grammar
+# pays for a token. That is a disappointing result, and these are its likely reasons. The run stops after about half of
+# the corpus, because your minute is over, and the schedule has brought the rate down to meet that end. A block of 128
+# tokens often begins in the middle of a story, so that names and objects which stood before the cut have to be guessed;
+# even the grammar itself could not reach the floor through such blocks ([chapter 04](04_data.ipynb)). And two layers
+# are few.
 #
-# How were the settings chosen? By two dozen shorter runs, judged on a part of this validation set, which makes the result
-# slightly flattering. Two choices differ from the published GPT-2. The initial weights are three times as large
-# (0.06): the usual 0.02 is meant for models many times as wide. And the position table starts ten times smaller than the
-# word table, so that at first a token looks the same wherever it stands.
+# How were the settings chosen? By two dozen shorter runs, judged on a part of this validation set, which makes the
+# result slightly flattering. Two choices at the start differ from the published GPT-2. The initial weights are three
+# times as large (0.06): the usual 0.02 is meant for models many times as wide. And the position table starts ten times
+# smaller than the word table, so that at first a token looks the same wherever it stands.
 #
 # ## Reality check
 #
@@ -1647,9 +1654,10 @@ print(
 )
 
 # %% [markdown]
-# The last number is ours, not OpenAI's, and an upper estimate: it takes a tenth of the larger model's hours, assumes that
-# all of them went into pretraining at 40 % of the peak of an H100 in bf16, and solves for the tokens. The memory is why nobody trains such a model on one device; chapter 18 splits weights,
-# gradients and moments over many.
+# The last number is ours, not OpenAI's, and rough: it takes a tenth of the larger model's hours, assumes that all of
+# them went into pretraining at 40 % of the peak of an H100 in bf16, and solves for the tokens. Hours spent on anything
+# else, or a lower share of the peak, make it smaller. The memory is why nobody trains such a model on one device;
+# chapter 18 splits weights, gradients and moments over many.
 #
 # ## Pitfalls
 #
@@ -1661,7 +1669,7 @@ print(
 # - **Forgetting `zero_grad`, or calling it too often.** Forgotten, every update uses the sum of all gradients so far:
 #   [Meta's torchforge](https://github.com/meta-pytorch/torchforge/pull/71). Inside the loop over micro-batches, only the
 #   last one counts: [RAE](https://github.com/bytetriper/RAE/issues/67).
-# - **Warm-up from zero.** A schedule that starts at exactly 0 throws the first update away; a reader of
+# - **Warm-up from zero.** A schedule that starts at exactly 0 throws the first update away; a user of
 #   [torchtune](https://github.com/meta-pytorch/torchtune/issues/2010) noticed because the schedule was stepped once an
 #   epoch, so the whole first epoch taught nothing.
 # - **Clipping scaled gradients.** With fp16 the gradients are multiplied by a large factor. Clip before dividing by it and

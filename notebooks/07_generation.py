@@ -10,9 +10,10 @@
 # # Generation
 #
 # A trained model does not write. It reads a text and returns one score for every possible next token. Somebody has to
-# pick one, append it, and ask again. This chapter builds that somebody: the samplers that choose, the loop that repeats,
-# and the stream that turns tokens into text a reader can watch. At the end the GPT-2 that you trained in
-# [the last chapter](06_training.ipynb) tells a story, and the grammar that knows every rule of its world marks it.
+# pick one, append it, and ask again. This chapter builds that somebody: the samplers that choose, the loop that
+# repeats, and the stream that turns tokens into text a reader can watch. At the end the GPT-2 that you trained in [the
+# last chapter](06_training.ipynb) tells a story, and the grammar that knows every rule of its world marks it. The mark
+# will be poor, and you will see exactly where and why.
 #
 # **You will**
 #
@@ -32,10 +33,11 @@
 # ## Why
 #
 # The obvious way to pick is to take the best token every time. It is called **greedy** decoding, and it disappoints:
-# models repeat themselves, and the more they have repeated themselves the more certain they become. The other obvious
-# way is to draw each token with the probability that the model gave it. This is honest, and it fails differently. A
-# vocabulary has tens of thousands of tokens, nearly all of them wrong at any one place. Each has a tiny probability, but
-# there are many of them. Suppose they share 3%, and count:
+# models repeat themselves, and the more they have repeated themselves the more certain they become ([Holtzman et al.,
+# 2020](https://arxiv.org/abs/1904.09751)). The other obvious way is to draw each token with the probability that the
+# model gave it. This is honest, and it fails differently. A vocabulary has tens of thousands of tokens, nearly all of
+# them wrong at any one place. Each has a tiny probability, but there are many of them. Suppose they share 3%, and
+# count:
 
 # %%
 for tokens in (10, 50, 200):
@@ -44,9 +46,9 @@ for tokens in (10, 50, 200):
     )
 
 # %% [markdown]
-# One wrong token and the model goes on from there, sincerely. So people cut the tail, sharpen the distribution, or punish
-# repetition. Each of these is a few lines on the logits. Each also has a bug that many projects have shipped; you will
-# find them under *Pitfalls*.
+# One wrong token and the model goes on from there, sincerely. So people cut the tail, sharpen the distribution, or
+# punish repetition. Each of these is a few lines on the logits. Most also have a bug that well-known projects have
+# shipped; you will find them under *Pitfalls*.
 
 # %%
 #| export
@@ -118,7 +120,8 @@ show(
 # %% [markdown]
 # Two details matter. The running sum is computed in double precision, because in single precision 200,000 small numbers
 # do not add up to 1. And it is divided by its own last entry, so that it ends at exactly 1: then a $u$ below 1 can never
-# land behind the last piece, nor on a word of probability 0. PyTorch's own `multinomial` has had both bugs.
+# land behind the last piece, nor on a word of probability 0. PyTorch's own `multinomial` has returned such words (see
+# *Pitfalls*).
 
 
 # %%
@@ -214,7 +217,7 @@ axes[1].set_title("the same logits at three temperatures")
 show(
     fig,
     alt="Left: entropy rises from 0 at low temperature towards ln 10, the entropy of ten equal words. Right: at "
-    "temperature 0.5 nearly all mass is on dog and cat, at 1 it decays gently, at 2 it is almost flat.",
+    "temperature 0.5 most of the mass is on dog and cat, at 1 it falls off gently, at 2 it is flatter still.",
 )
 
 # %% [markdown]
@@ -288,7 +291,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 # %% [markdown]
 # **Min-p** ([Nguyen et al., 2024](https://arxiv.org/abs/2407.01082)) keeps what is at least p times as probable as the
 # best token. It asks a different question. Not *how much mass do I need?* but *is this token in the same league as the
-# best one?* At high temperatures, where the tail grows heavy and top-p lets much of it through, min-p cuts deeper.
+# best one?* Its authors recommend it for high temperatures, where the tail grows heavy. How deep it cuts there depends
+# on the order of the steps, as you will see below.
 
 
 # %%
@@ -682,8 +686,8 @@ print(
 # %% [markdown]
 # The greedy text falls into a loop: the same token always has the same best successor, so once a token returns, so does
 # everything after it. The sampled text does not loop, and makes no sense, since the model sees one token. Large models
-# loop too, for the same reason in a milder form. The samplers let us see it as a number: the share of different tokens in
-# the text.
+# see more and loop more rarely, but under greedy decoding they loop too. The samplers let us see it as a number: the
+# share of different token pairs in the text.
 
 
 # %% tags=["hide-input"]
@@ -860,8 +864,9 @@ print("tokens:       ", [tokenizer.decode([i]) for i in ids])
 print("until a stop: ", [stream.push(i) for i in ids])
 
 # %% [markdown]
-# Look at the pieces: text that could become *the end* waits one token longer than the rest, and when it turns out to be
-# *then* or *they* it comes out whole.
+# Look at the pieces. The first *t* could begin *the end*, so it waits, and comes out whole as *then* one token later.
+# The last letter of *went* waits in the same way. The *the* after the full stop waits too, turns out to be the stop
+# string, and is never shown.
 #
 # Two functions put everything together. `stream_text` continues one prompt and yields pieces. `generate_text` continues
 # many prompts and returns texts. Prompts of different lengths cannot share a batch here: shorter rows would need padding
@@ -1005,6 +1010,9 @@ for piece in stream_text(model, tokenizer, "", 600, seed=1, temperature=0.7, win
 print(story)
 
 # %% [markdown]
+# Phrases come out right, a story does not. After a minute of training the model changes names and plots in the middle
+# of a sentence, and some of its words do not exist. How far away is it? Measure that in two ways.
+#
 # ### Its loss, beside the floor
 #
 # The stories come from a grammar whose entropy is known exactly ([chapter 03](03_small_world.ipynb)). So we know not only
@@ -1025,8 +1033,9 @@ print("no model predicts better than the grammar, and this one has left guessing
 
 # %% [markdown]
 # Be clear about what this means. The floor is what remains when one knows every rule and remembers everything: most
-# tokens are then certain, and only the real choices cost something. The distance above it is what the model does not
-# know, and a minute of training on one core leaves a lot of that.
+# tokens are then certain, and only the real choices cost something. This model pays several times as much. Most of the
+# distance is what it does not know: a minute of training on one core leaves a lot of that. The rest is what it cannot
+# see, since the rows that it reads often begin in the middle of a story.
 #
 # ### Does it keep the rules?
 #
@@ -1105,9 +1114,9 @@ axes[1].set_title("words before the first mistake")
 axes[1].set_xlim(left=-1)
 show(
     fig,
-    alt="One dot a story for each of five samplers. Left: the share of words that exist is highest for greedy and "
-    "temperature 0.7 and lowest for plain sampling. Right: the number of words that the grammar follows before the first "
-    "mistake, again larger for the sharper samplers.",
+    alt="One dot a text for each of five samplers. Left: most words exist under every sampler; plain sampling scatters "
+    "most towards words that do not. Right: the grammar follows most texts for only a handful of words or a dozen, with a "
+    "wide scatter, and for the fewest on average under plain sampling.",
 )
 
 # %% [markdown]
@@ -1128,11 +1137,16 @@ for text in written["T = 0.7"][:5]:
     explain(text)
 
 # %% [markdown]
-# Read the verdict as it stands. The words are right long before the sentences are, and the sentences long before the
-# story: spelling is decided by the last few tokens, grammar by the last ten, and *who gave what to whom* by something a
-# hundred tokens back. A sampler moves you along this line. Sharper settings hide the model's mistakes, because its best
-# guess is right more often than its average one, and they pay with variety; no setting adds knowledge. For that the model
-# has to be larger, see more, and remember better. That is what the rest of the course is about.
+# Read the verdict as it stands. In the quick profile not one text is free of mistakes, whatever the sampler, and the
+# grammar gives up in the first sentence or soon after. It is a strict judge: it also rejects good English that it would
+# never write itself, such as an adjective in another place. But nearly all words exist, so the model has learned to
+# spell and not to keep the rules. That is the order to expect: spelling depends on the last few tokens, *who gave what
+# to whom* on something a hundred tokens back.
+#
+# The samplers differ less than one might hope. In this run, cutting the tail or sharpening spells a little better and
+# goes a few words further than plain sampling. Greedy pays with all variety: it tells one story sixteen times, so its
+# row counts a single text. Sixteen texts cannot rank the three in the middle. No setting adds knowledge; for that the
+# model has to train longer, see more, or be larger.
 #
 # If you have a GPU, `GPTOSS_PROFILE=full` trains a larger model for longer, and the same cells judge it.
 
@@ -1178,7 +1192,8 @@ print(agree, "of 600 filtered distributions agree with the slow loops")
 # Nothing. OpenAI recommends temperature 1 and top-p 1, the model's own distribution
 # ([gpt-oss](https://github.com/openai/gpt-oss)). A likely reason: truncation and low temperatures were invented for models
 # that had only learned to imitate text. gpt-oss was trained further by reinforcement learning, which judges the model by
-# its own samples. So the whole distribution was polished, and a sampler that changes it moves away from what was trained.
+# its own samples. If those were drawn from the whole distribution, a sampler that changes it moves away from what was
+# trained.
 #
 # | | GPT-2 (2019) | gpt-oss-20b (2025) |
 # |---|---|---|
@@ -1200,11 +1215,11 @@ print(agree, "of 600 filtered distributions agree with the slow loops")
 #   ([llama.cpp #4091](https://github.com/ggml-org/llama.cpp/issues/4091)), `transformers` first. Copying settings from
 #   one to the other changes the text.
 # - **A penalty that rewards.** Dividing a negative logit makes the token *more* likely. The first implementation in
-#   `transformers` wrote "dog dog dog dog"
-#   ([transformers #2302](https://github.com/huggingface/transformers/issues/2302)); others repeat it to this day
-#   ([NeMo #8194](https://github.com/NVIDIA-NeMo/Speech/issues/8194)).
+#   `transformers` wrote "dog dog dog dog" ([transformers
+#   #2302](https://github.com/huggingface/transformers/issues/2302)); others repeated it ([NeMo
+#   #8194](https://github.com/NVIDIA-NeMo/Speech/issues/8194)).
 # - **Tokens of probability zero.** PyTorch's `multinomial` returned some on GPUs
-#   ([pytorch #4858](https://github.com/pytorch/pytorch/issues/4858)) and does so in half precision on the CPU
+#   ([pytorch #4858](https://github.com/pytorch/pytorch/issues/4858)) and does so in float16 on the CPU
 #   ([pytorch #192812](https://github.com/pytorch/pytorch/issues/192812)). Sample in single precision or better.
 # - **Top-k 1 is not greedy** where logits tie, and in bfloat16 they do
 #   ([axlearn #1022](https://github.com/apple/axlearn/pull/1022)):
@@ -1219,7 +1234,7 @@ for dtype in (torch.float32, torch.bfloat16):
     )
 
 # %% [markdown]
-# - **Half an emoji.** Decoding token by token turns one character into two replacement signs
+# - **Half an emoji.** Decoding token by token turns one character into several replacement signs
 #   ([exo #1691](https://github.com/exo-explore/exo/pull/1691)).
 # - **A stop string that leaks.** Its beginning reached the client in vLLM
 #   ([vllm #3574](https://github.com/vllm-project/vllm/issues/3574)); checked token by token it is not even found
@@ -1237,7 +1252,7 @@ for dtype in (torch.float32, torch.bfloat16):
 # ## Summary
 #
 # - A model gives a distribution; a sampler chooses. One uniform number and a running sum are enough.
-# - Temperature reshapes, top-k, top-p and min-p cut. Each is a threshold on the logits. Order matters.
+# - Temperature reshapes, top-k, top-p and min-p cut. Each cut is a threshold on the logits. Order matters.
 # - The loop ends rows separately, seeds them separately, and reads only what the cache does not have.
 # - Text is more than tokens: decode bytes incrementally, and hold back what may become a stop string.
 # - A loss says how well a model predicts; only what it writes says whether it keeps the rules.
@@ -1249,6 +1264,6 @@ for dtype in (torch.float32, torch.bfloat16):
 #
 # - [Holtzman et al., 2020](https://arxiv.org/abs/1904.09751), *The Curious Case of Neural Text Degeneration*: why greedy
 #   and plain sampling both fail.
-# - [Nguyen et al., 2024](https://arxiv.org/abs/2407.01082): min-p, and a careful comparison at high temperatures.
+# - [Nguyen et al., 2024](https://arxiv.org/abs/2407.01082): min-p, compared with other samplers at high temperatures.
 # - [Keskar et al., 2019](https://arxiv.org/abs/1909.05858), section 4.1: the repetition penalty.
 # - [Fan et al., 2018](https://arxiv.org/abs/1805.04833): top-k, in a paper about writing stories.

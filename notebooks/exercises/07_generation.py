@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Exercises: Generation
 #
-# Four exercises on [chapter 07](../07_generation.ipynb). Each one is a few lines that several well-known projects got
-# wrong. The checks know how.
+# Four exercises on [chapter 07](../07_generation.ipynb). Each one is a few lines, and most of them went wrong in
+# well-known projects. The checks know how.
 
 # %% tags=["setup"]
 
