@@ -921,7 +921,7 @@ def generate_text(
     *,
     stop: str | Sequence[str] = (),
     seed: int | None = None,
-    new_cache: Callable | None = None,
+    new_cache: Callable[[int], object] | None = None,
     **options,
 ) -> list[str]:
     """Continue many prompts and return what was added to each.
@@ -936,7 +936,7 @@ def generate_text(
         max_new_tokens: how many tokens to add at most.
         stop: a string, or several, at which a text ends.
         seed: the first prompt's seed; None takes a new one from PyTorch's global generator.
-        new_cache: called once a batch, returns an empty cache.
+        new_cache: called with B, the rows of a batch, once a batch; returns an empty cache for them.
         options: what else :func:`generate_tokens` takes; ``eos_id`` is end-of-text by default.
 
     Returns:
@@ -959,7 +959,7 @@ def generate_text(
             max_new_tokens,
             eos_id=eos_id,
             seed=[seed + number for number in members],
-            cache=new_cache() if new_cache else None,
+            cache=new_cache(len(members)) if new_cache else None,
             **options,
         )
         for tokens in steps:
@@ -1079,7 +1079,9 @@ samplers = {
     "T = 1": {},
 }
 written = {
-    name: generate_text(model, tokenizer, [""] * 16, longest - 1, seed=100, new_cache=GrowingCache, **how)
+    name: generate_text(
+        model, tokenizer, [""] * 16, longest - 1, seed=100, new_cache=lambda rows: GrowingCache(), **how
+    )
     for name, how in samplers.items()
 }
 

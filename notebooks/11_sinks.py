@@ -917,7 +917,7 @@ print(f"{per_layer:,} a layer; sinks in the whole model: {oss.num_attention_head
 # - Windows are computed in bands: W queries against 2W keys.
 # - `Attention` is the block of gpt-oss, with Hugging Face's names, for training, packed texts and caches.
 #
-# Next: the cache itself, and why a windowed layer never needs more than a window of it.
+# Next: [the KV cache](12_kv_cache.ipynb) itself, and why a windowed layer never needs more than a window of it.
 
 # %% [markdown]
 # ## Further reading

@@ -596,7 +596,10 @@ def test_prompts_of_different_length_are_grouped_and_returned_in_order(gpt2):
         assert generate_text(gpt2, tokenizer, [prompt], 10, seed=40 + number) == [texts[number]]
         assert "".join(stream_text(gpt2, tokenizer, prompt, 10, seed=40 + number)) == texts[number]
     gpt2.lengths.clear()
-    assert generate_text(gpt2, tokenizer, prompts, 10, seed=40, new_cache=GrowingCache) == texts
+    sizes = []
+    cached = {"new_cache": lambda rows: sizes.append(rows) or GrowingCache()}
+    assert generate_text(gpt2, tokenizer, prompts, 10, seed=40, **cached) == texts
+    assert sorted(sizes) == [1, 1, 2, 2], "a cache is made for the rows that run together"
     assert sorted(length for length in gpt2.lengths if length > 1) == [2, 4, 6], (
         "one prompt, then single tokens"
     )

@@ -43,6 +43,9 @@ CHAPTERS = [
     Chapter("09_rope_yarn", "rope", "RoPE and YaRN"),
     Chapter("10_heads_windows", "masks", "Heads and windows"),
     Chapter("11_sinks", "attention", "Sinks"),
+    Chapter("12_kv_cache", "cache", "KV cache"),
+    Chapter("13_swiglu", "swiglu", "SwiGLU"),
+    Chapter("14_mixture_of_experts", "moe", "Mixture of experts"),
 ]
 
 # Below every chapter: they import from no exported module.

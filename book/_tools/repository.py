@@ -40,9 +40,9 @@ def retarget(new: str) -> list[str]:
     if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", new):
         raise ValueError(f"{new!r} is not an address like https://github.com/OWNER/NAME.")
     old_name, new_name = (url.removeprefix("https://github.com/") for url in (address(), new))
-    whole_name = re.compile(
-        rf"(?<![\w./-]){re.escape(old_name)}(?![\w-])|(?<=github\.com/){re.escape(old_name)}(?![\w-])"
-    )
+    # Alone, or in an address on GitHub or Colab; never as the beginning of a longer name.
+    before = r"(?:(?<![\w./-])|(?<=github\.com/)|(?<=/github/))"
+    whole_name = re.compile(rf"{before}{re.escape(old_name)}(?![\w-])")
     listing = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -8,6 +8,7 @@ import pytest
 from book._tools import repository
 from book._tools.course_map import ROOT
 
+FORK = "https://github.com/" + "/".join(("you", "my.fork"))  # in pieces, because this file is moved as well
 OLD = repository.address().removeprefix("https://github.com/")
 
 
@@ -35,10 +36,10 @@ def fork(tmp_path, monkeypatch):
 
 
 def test_fork_moves_every_address_and_back(fork, capsys):
-    assert repository.main(["https://github.com/you/my.fork/"]) == 0
+    assert repository.main([f"{FORK}/"]) == 0
     changed = capsys.readouterr().out.split()
     assert {"pyproject.toml", "README.md", "CITATION.cff"} <= set(changed)
-    assert repository.address() == "https://github.com/you/my.fork"
+    assert repository.address() == FORK
     left = [name for name in tracked(fork) if OLD.encode() in (fork / name).read_bytes()]
     assert left == []
     repository.retarget(f"https://github.com/{OLD}")
