@@ -25,6 +25,7 @@ from gptoss_lib.generation import (
     warp,
 )
 from gptoss_lib.gpt2 import GPT2, GPT2Config
+from tests.growing_cache import GrowingCache
 
 INF = math.inf
 
@@ -316,24 +317,6 @@ def test_a_rows_sample_depends_on_its_own_generator_only():
 
 
 # ── the loop ──────────────────────────────────────────────────────────────────────────────────────
-
-
-class GrowingCache:
-    """Keys and values of all tokens so far, by concatenation."""
-
-    def __init__(self):
-        self.layers = {}
-
-    @property
-    def length(self):
-        return self.layers[0][0].shape[-2] if self.layers else 0
-
-    def update(self, layer_idx, key, value):
-        if layer_idx in self.layers:
-            pairs = zip(self.layers[layer_idx], (key, value), strict=True)
-            key, value = (torch.cat(pair, dim=-2) for pair in pairs)
-        self.layers[layer_idx] = key, value
-        return key, value
 
 
 class Script(nn.Module):

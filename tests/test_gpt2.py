@@ -18,26 +18,9 @@ from gptoss_lib.gpt2 import (
     from_huggingface,
     to_huggingface,
 )
+from tests.growing_cache import GrowingCache
 
 SIZES = {"vocab_size": 53, "n_positions": 19, "n_embd": 30, "n_layer": 3, "n_head": 5, "n_inner": 44}
-
-
-class GrowingCache:
-    """Keys and values of all tokens so far, by concatenation."""
-
-    def __init__(self):
-        self.layers = {}
-
-    @property
-    def length(self):
-        return self.layers[0][0].shape[-2] if self.layers else 0
-
-    def update(self, layer_idx, key, value):
-        if layer_idx in self.layers:
-            old_key, old_value = self.layers[layer_idx]
-            key, value = torch.cat([old_key, key], dim=-2), torch.cat([old_value, value], dim=-2)
-        self.layers[layer_idx] = key, value
-        return key, value
 
 
 @pytest.fixture

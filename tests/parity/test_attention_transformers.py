@@ -7,6 +7,7 @@ from gptoss_lib.attention import Attention
 from gptoss_lib.config import GPTOSSConfig, RopeScaling
 from gptoss_lib.masks import attention_mask, padded_positions
 from gptoss_lib.rope import RotaryEmbedding
+from tests.growing_cache import GrowingCache
 
 pytest.importorskip("transformers")
 from transformers import DynamicCache, GptOssConfig
@@ -187,22 +188,6 @@ def test_padded_texts(layer_idx):
         x, their_rope(x, positions.clamp(min=0)), their_mask(config, layer_idx, x, attention_mask=real.long())
     )
     torch.testing.assert_close(mine[real], reference[real], atol=1e-5, rtol=1e-5)
-
-
-class GrowingCache:
-    """Keys and values so far, in a row."""
-
-    def __init__(self):
-        self.stored = None
-
-    def update(self, layer_idx, key, value):
-        if self.stored:
-            key, value = (torch.cat(both, 2) for both in zip(self.stored, (key, value), strict=True))
-        self.stored = key, value
-        return key, value
-
-    def key_positions(self, layer_idx):
-        return None
 
 
 @LAYERS

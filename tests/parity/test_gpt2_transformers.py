@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gptoss_lib.gpt2 import GPT2, GPT2Config, from_huggingface, to_huggingface
+from tests.growing_cache import GrowingCache
 
 transformers = pytest.importorskip("transformers")
 
@@ -111,8 +112,6 @@ def test_gpt2_small_has_their_names_and_shapes():
 
 
 def test_cached_logits_equal_theirs():
-    from tests.test_gpt2 import GrowingCache
-
     ours, reference = pair()
     ids = torch.randint(59, (2, 23), generator=torch.Generator().manual_seed(9))
     cache = GrowingCache()
