@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Heads and windows
 #
-# A language model reads its own past again for every token that it writes. In GPT-2 every head keeps a copy of that past, and every token looks at all of it. Both are luxuries. This chapter takes them away, almost without loss: several query heads share one set of keys and values, and every other layer looks back over 128 tokens only.
+# A language model reads its own past again for every token that it writes. In GPT-2 every head keeps a copy of that past, and every token looks at all of it. Both are luxuries. This chapter takes both away: several query heads share one set of keys and values, and every other layer looks back over 128 tokens only.
 #
 # **You will**
 #
@@ -26,7 +26,7 @@
 # %% [markdown]
 # ## Why
 #
-# To write the next token, [attention](05_gpt2.ipynb) needs the keys and values of all tokens before it. Computing them anew each time would be absurd, so they are stored: that is the KV cache of [the map](01_map.ipynb). Every layer stores, for every token, one key and one value a head.
+# To write the next token, [attention](05_gpt2.ipynb) needs the keys and values of all tokens before it. Our [`generate`](07_generation.ipynb) has computed them anew each time, which is wasteful. In practice they are stored: that is the KV cache of [the map](01_map.ipynb), and you build it in [its own chapter](12_kv_cache.ipynb). Every layer stores, for every token, one key and one value a head.
 #
 # Let us count for a model of gpt-oss-20b's size that does it the way GPT-2 does: 64 heads, each with its own keys and values, and every layer sees everything.
 
@@ -148,7 +148,7 @@ print("repeat:           ", heads.repeat(1, 3, 1, 1).flatten().tolist(), " <- wr
 #
 # $$ \begin{pmatrix} Q_0 \\ Q_1 \\ Q_2 \end{pmatrix} K^\top = \begin{pmatrix} Q_0 K^\top \\ Q_1 K^\top \\ Q_2 K^\top \end{pmatrix} . $$
 #
-# In words: three heads of T queries are one head of 3T queries. Since neighbours share, their rows already lie one after the other in memory, so stacking is only another way to read the shape: `[B, H, T, hd]` as `[B, KV, G·T, hd]`. Nothing is copied, and one large matrix product is faster than three small ones.
+# In words: three heads of T queries are one head of 3T queries. Since neighbours share, their rows already lie one after the other in memory, so stacking is only another way to read the shape: `[B, H, T, hd]` as `[B, KV, G·T, hd]`. No key is copied. (At most the queries are, where a transpose has left them in another order in memory; when a model writes, that is one token's worth.) And one large matrix product is usually faster than three small ones.
 
 
 # %%
@@ -207,7 +207,7 @@ print(f"numbers in the keys: {key.numel()}, in their copies: {repeat_kv(key, 3).
 # %% [markdown]
 # ## Who may look at whom
 #
-# A mask is a table of yes and no: may this query look at that key? In GPT-2 we built it from *indices*: query number $i$ sees keys $0 \dots i$. That was enough because all texts began at the same place. It stops being enough very soon. With a cache the first query may be token 5,000. In a batch of unequal prompts, the same column is token 3 of one text and token 9 of another. In a cache that is reused like a ring (chapter 12) the keys are not even in order.
+# A mask is a table of yes and no: may this query look at that key? In GPT-2 we built it from *indices*: query number $i$ sees keys $0 \dots i$. That was enough because all texts began at the same place. It stops being enough very soon. With a cache the first query may be token 5,000. In a batch of unequal prompts, the same column is token 3 of one text and token 9 of another. In a cache that is reused like a ring ([KV cache](12_kv_cache.ipynb)) the keys are not even in order.
 #
 # So tell the mask where every token *stands*, and let it compare positions. Three conventions make everything else easy:
 #
@@ -289,7 +289,7 @@ seen = sliding_mask(torch.arange(1_000), torch.arange(1_000), window=128)[999]
 print(f"a window of 128: {seen.sum()} keys, from {seen.nonzero().min()} to {seen.nonzero().max()}")
 
 # %% [markdown]
-# Count the squares in each full row: three, on a window of three. The half-open inequality is worth memorising, because different libraries count differently: FlashAttention's `window_size=(left, 0)` says how many keys *before yourself*, so there gpt-oss's 128 becomes 127. Half of the bug reports at the end of this chapter are about that one.
+# Count the squares in each full row: three, on a window of three. The half-open inequality is worth memorising, because different libraries count differently. FlashAttention, a library of fast attention kernels ([Dao et al., 2022](https://arxiv.org/abs/2205.14135)), has an argument `window_size=(left, 0)` that says how many keys *before yourself*, so there gpt-oss's 128 becomes 127. Three of the bug reports at the end of this chapter are about that one key.
 
 # %% [markdown]
 # ## Documents and padding
@@ -362,7 +362,7 @@ for mask in causal_mask(padded, padded):
     print()
 
 # %% [markdown]
-# The second prompt's real tokens see each other and nothing else. The two rows of padding see nothing at all. Keep that in mind: a softmax over nothing is $0/0$, and a single NaN there spreads through the whole model. Now one function that puts it all together:
+# The second prompt's real tokens see each other and nothing else. The two rows of padding see nothing at all. Keep that in mind: a softmax over nothing is $0/0$, which is NaN ("not a number"). In the next layer the padding's value is then NaN too, and a weight of zero times NaN is NaN again: from there it spreads to the real tokens. Now one function that puts it all together:
 
 
 # %%
@@ -550,7 +550,7 @@ print("by the formula:    ", [min(60, layer * 8 + 1) for layer in range(1, 7)])
 print("taking turns:      ", reach([sliding, full] * 3, window=9, length=60))
 
 # %% [markdown]
-# So why have full layers at all, if 24 windows of 128 reach three thousand tokens? Because *can depend* is not *does depend*. To come from far away, information must be handed on by every layer, and each time it is mixed with everything else. Suppose all weights were equal: every layer takes the plain mean of its window. Then what arrives after L layers is a mean of means of means, and the weight of each token follows a bell curve: most of the reach carries next to nothing.
+# So why have full layers at all, if 24 windows of 128 reach three thousand tokens? Because *can depend* is not *does depend*. To come from far away, information must be handed on by every layer, and each time it is mixed with everything else. Take a deliberately simple model: all weights are equal, so that every layer passes on the plain mean of its window, and there is no residual stream (which would keep the weight closer to home). Then what arrives after L layers is a mean of means of means, and the weight of each token follows a bell curve: the far end of the reach carries next to nothing.
 
 # %%
 LAYERS, WINDOW, LENGTH = 12, 128, 12 * 127 + 1
@@ -602,7 +602,7 @@ show(
 )
 
 # %% [markdown]
-# Real weights are not equal, and a trained head can hand something on with little loss. But the message stands: windows alone make a long reach that is hard to use. A full layer brings anything to anywhere in one step. Taking turns gives you both, for half of the price.
+# Real weights are not equal, and a trained head can hand something on with little loss. But the message stands: windows alone make a long reach that is hard to use. A full layer brings anything to anywhere in one step. Taking turns gives you that for little more than half of the memory that full layers alone would take at long contexts.
 
 # %% [markdown]
 # ## Reality check

@@ -9,12 +9,12 @@
 # %% [markdown]
 # # Sinks
 #
-# The weights of a softmax add up to one. So a head must always look at *something*, also when nothing that it sees is of any use. gpt-oss gives every head one learned number, a **sink**, that takes part in the softmax and has nothing to say. It is the smallest part of the model, and without it the rest does not work.
+# The weights of a softmax add up to one. So a head must always look at *something*, also when nothing that it sees is of any use. gpt-oss gives every head one learned number, a **sink**, that takes part in the softmax and has nothing to say. It is one of the smallest parts of the model, and a model that was trained with it breaks without it.
 #
 # **You will**
 #
 # - watch a head that has nothing to say, and what it does about it;
-# - build attention with a sink, first in the obvious way, then on PyTorch's fused kernel, exact in both directions;
+# - build attention with a sink, first in the obvious way, then on PyTorch's fused kernel, exact both forward and backward;
 # - derive the gradient of a sink, which fits in one line;
 # - cut windows into bands, so that a windowed layer costs what its window costs;
 # - finish `Attention`, the block of gpt-oss: groups, window, sinks, rotary positions, cache and packed documents.
@@ -46,7 +46,7 @@ print("none fits at all: ", [round(w, 3) for w in torch.full((4,), -50.0).softma
 #
 # $$ p_j = \frac{e^{s_j}}{e^{z} + \sum_k e^{s_k}}, \qquad p_\text{sink} = \frac{e^{z}}{e^{z} + \sum_k e^{s_k}}, \qquad o = \sum_j p_j v_j . $$
 #
-# In words: the weights of the tokens add up to *less* than one, and what is missing went into the sink. The sink sets the bar: scores well above $z$ win, scores well below $z$ lose against nobody.
+# In words: the weights of the tokens add up to *less* than one, and what is missing went into the sink. The sink sets the bar: scores well above $z$ win; scores well below $z$ lose to the sink, and then the head adds almost nothing.
 
 # %%
 SINK = torch.tensor([2.0])
@@ -194,12 +194,12 @@ for sink in (-math.inf, -2.0, 0.0, 2.0, 20.0):
     )
 
 # %% [markdown]
-# At $-\infty$ there is no sink. A large sink silences the head. In between, a query with many keys keeps more than one with few, since many small scores add up.
+# At $-\infty$ there is no sink. A large sink silences the head. In between, a query with many keys keeps more than one with few, since many small $e^{s}$ add up.
 
 # %% [markdown]
 # ## A head with nothing to say
 #
-# Now the head from the beginning, trained. The text has four of twelve items; the head is asked for one, which is there half of the time. Three heads get the same training: plain softmax; plain softmax with a *first token* that is the same in every text; and a sink.
+# Now the head from the beginning, trained. The text has four of twelve items; the head is asked for one, which is there half of the time. The meanings have a mean square of about 1, so that is the error of a head that answers zero where the item is there. Three heads get the same training: plain softmax; plain softmax with a *first token* that is the same in every text; and a sink.
 
 # %%
 ITEMS, WIDTH, FIRST = 12, 24, 12
@@ -274,9 +274,9 @@ assert outcome["softmax and a first token"][1] < 0.04, "a first token is a dump"
 assert outcome["the same, first token cut off"][1] > 0.12, "and without it the head is lost"
 
 # %% [markdown]
-# Three things happened. Plain softmax cannot keep silent. With a first token, the head *discovers* that it can dump its attention there, and learns a value of almost nothing for it. And when that token is cut off, the head is worse than ever: it has never learned to live without its dump.
+# Three things happened. Plain softmax cannot keep silent. With a first token, the head *discovers* that it can dump its attention there, and learns a value of almost nothing for it. And when that token is cut off, the head does far worse than plain softmax where the item is missing: it has never learned to live without its dump.
 #
-# This is what large models do. [Xiao et al., 2023](https://arxiv.org/abs/2309.17453) found that they put a large share of their attention on the first few tokens, whatever those say, and named them **attention sinks**. They also found what it costs: let a window slide past the first tokens, and the model collapses. In a model in which every other layer has a window, that is not an option. So gpt-oss gives every head a dump of its own, which no window can slide past.
+# This is what large models do. [Xiao et al., 2023](https://arxiv.org/abs/2309.17453) found that they put a large share of their attention on the first few tokens, whatever those say, and named them **attention sinks**. They also found what it costs: let a window slide past the first tokens, and the model collapses. In a model in which every other layer has a window, that is not an option. A sink gives every head a dump of its own, which no window can slide past.
 
 
 # %% tags=["hide-input"]
@@ -598,7 +598,7 @@ assert ratios[WINDOW] > 1.5, "bands compute a sixth of the scores and store none
 # Everything is there. Four projections, rotary positions, and `sink_attention`. The names are those of Hugging Face, so that published weights load: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `sinks`. Some points deserve a thought:
 #
 # - **q_proj is not square.** In gpt-oss 64 heads of 64 numbers make 4,096, and the stream has 2,880. `head_dim` is a number of its own.
-# - **Biases** are a choice of the configuration: gpt-oss has them in all four projections, a relative has them in none, another only in the first three. They are a classic thing to forget: a fresh bias is zero, so a model without them trains fine and only breaks on loaded weights.
+# - **Biases** are a choice of the configuration: gpt-oss has them in all four projections; other models have them in none, or in the first three only, which is why the config has two fields, `attention_bias` and `attention_out_bias`. They are a classic thing to forget: a fresh bias is zero, so a model without them trains fine and only breaks on loaded weights.
 # - **The window** is decided by the layer's type, once.
 # - **Fresh sinks** are drawn around zero. Uninitialised memory would be a gamble: one NaN in one sink is a NaN in every token.
 # - **The cache** may hold keys in any order and with empty slots. It says where each key stands, and the mask follows from that.
@@ -885,7 +885,7 @@ per_layer = sum(parameter.numel() for parameter in block.parameters())
 print(f"{per_layer:,} a layer; sinks in the whole model: {oss.num_attention_heads * oss.num_hidden_layers:,}")
 
 # %% [markdown]
-# A model of twenty billion parameters, and so few of them are sinks. They stay in 16 bits in the published weights, like everything outside the experts; the score they compete with is computed in 32 bits here.
+# A model of twenty billion parameters, and so few of them are sinks. They stay in 16 bits in the published weights, like everything outside the experts; the softmax in which they compete is computed in 32 bits here.
 
 # %% [markdown]
 # ## Pitfalls

@@ -17,7 +17,7 @@
 # - find out what exactly has to be kept, and why it is keys and values and nothing else;
 # - build one cache for full and windowed layers, with a ring whose oldest token makes room for the newest;
 # - read prompts in chunks, write token by token, and do both for batches of unequal prompts;
-# - show that nothing changes: every length around the window, every chunk size, to 1e-5.
+# - show that nothing changes: lengths around the window, every chunk size up to two windows, to 1e-5.
 #
 # **Time:** 60 minutes. **Hardware:** any CPU; the chapter runs in under a minute.
 
@@ -30,7 +30,7 @@
 #
 # $$ \underbrace{P + (P + 1) + \dots + (P + N - 1)}_{\text{tokens read}} = NP + \frac{N(N-1)}{2}. $$
 #
-# In words: twice as long a continuation is four times the work, once it is longer than its prompt. Here is what that means for gpt-oss-20b, counted with `flops_per_token` from [the map](01_map.ipynb). The first column of costs reads everything at every step. The second reads the prompt once and then each token once.
+# In words: twice as long a continuation is four times the work, once it is much longer than its prompt. Here is what that means for gpt-oss-20b, counted with `flops_per_token` from [the map](01_map.ipynb). The first column of costs reads everything at every step. The second reads the prompt once and then each token once.
 
 # %%
 from gptoss_lib.config import GPTOSSConfig, flops_per_token, kv_cache_bytes, weight_bytes
@@ -110,7 +110,7 @@ show(
 )
 
 # %% [markdown]
-# The keys go into the cache *after* rotation: a token's angle depends on its own position only (that was the point of [rotary positions](09_rope_yarn.ipynb)), so it is never rotated again. And they go in before they are copied for their query heads: a group of query heads shares one key head, and the cache holds KV heads, not H.
+# The keys go into the cache *after* rotation: a token's angle depends on its own position only (that was the point of [rotary positions](09_rope_yarn.ipynb)), so it is never rotated again. And they go in once for each group: several query heads [share one key head](10_heads_windows.ipynb), so the cache holds KV heads, not H.
 
 # %% [markdown]
 # ## A ring for a window
@@ -121,7 +121,9 @@ show(
 #
 # In words: fill the slots from left to right; at the end, start again at the left, over what is oldest. Token $t$ lands where token $t - W$ was, and that one has just left the window of everybody who is still to come.
 #
-# Now the other way round: which token is in slot $s$, if $n$ tokens have come? It is the *last* one that fits the slot. The newest token is $n - 1$. Go back from it as many steps as slot $s$ is behind.
+# Now the other way round: which token is in slot $s$, if $n$ tokens have come? It is the *last* one that fits the slot. The newest token is $n - 1$. Go back from it as many steps as slot $s$ is behind:
+#
+# $$ \text{token}(s) = (n - 1) - \big((n - 1 - s) \bmod W\big). $$
 
 # %%
 #| export
@@ -159,7 +161,7 @@ for length in (0, 1, 4, 6, 7, 8, 13):
     print(f"after {length:2} tokens:", ring_tokens(length, slots=6).tolist())
 
 # %% [markdown]
-# Empty slots come out negative, which is what our masks understand as "no key". Below, time runs down: each row is the ring after one more token. The blue slot was written just now. At every row, the ring holds the window of its newest token, no more and no less; only the *order* is turned.
+# Empty slots come out negative, which is what our masks understand as "no key". Below, time runs down: each row is the ring after one more token. The blue slot was written just now. In every row, the ring holds the window of its newest token, no more and no less; only the *order* is turned.
 
 # %% tags=["hide-input"]
 from matplotlib.patches import Rectangle
@@ -706,7 +708,7 @@ assert faster > 1.2, "a cache should pay"
 # %% [markdown]
 # ## Reality check
 #
-# The check that counts is *cached equals uncached*, and it must look where caches break: just before the ring wraps, when it wraps, just after, and many rounds later. Here is every length around the window, every chunk size up to two windows, full outputs. The ground truth is our `Attention` without a cache, which chapter 11 compared with `transformers`.
+# The check that counts is *cached equals uncached*, and it must look where caches break: just before the ring wraps, when it wraps, just after, and many rounds later. Here are lengths around one window and around two, and a longer one, each with every chunk size up to just past two windows, and full outputs. The ground truth is our [`Attention`](11_sinks.ipynb) without a cache, which the project's tests compare with `transformers`.
 
 # %%
 worst, cases = 0.0, 0
@@ -812,7 +814,7 @@ show(
 )
 
 # %% [markdown]
-# Two things make a context of 131,072 tokens possible on one small GPU: eight query heads share a key head ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245)), and half of the layers have a window. The rings of all twelve sliding layers together stay as small as in the first row. At long contexts, only the full layers count.
+# Two things keep a full context at about a sixteenth of the orange line, and well below the weights: eight query heads share a key head ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245)), and half of the layers have a window. The rings of all twelve sliding layers together stay as small as in the first row. At long contexts, only the full layers count.
 
 # %% [markdown]
 # ## Pitfalls

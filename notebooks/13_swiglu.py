@@ -151,9 +151,9 @@ assert max(left[multiply, Gated]) < min(left[multiply, Plain]) / 2, "a product i
 assert max(left[switch, Plain]) < min(left[switch, Gated]), "but it is not a switch"
 
 # %% [markdown]
-# The gated MLP multiplies far better, which is no surprise: a product is what it is made of, and GELU has to imitate it. The second task is a lesson in honesty. It *sounds* like the job of a gate, and the plain MLP wins: SiLU is no switch between 0 and 1, it grows with its input, and bends are better at making edges. On the waves, where nothing needs multiplying, the gate is ahead again.
+# The gated MLP multiplies far better, which is no surprise: a product is what it is made of, and GELU has to imitate it. The second task is a lesson in honesty. It *sounds* like the job of a gate, and the plain MLP wins: SiLU is no switch between 0 and 1, it grows with its input, and bends are better at making edges. On the waves, where nothing needs multiplying, the gate is ahead again, though neither of the two does well: both leave most of the variance.
 #
-# So which of these is language like? Nobody derived it. Shazeer compared the variants at equal parameters and equal work, the gated ones won, and his paper closes by attributing this to "divine benevolence". Whether it holds at our size is a question for *The fair fight*, later in this course. Nearly every open-weight model since Llama is gated.
+# So which of these is language like? Nobody derived it. [Shazeer, 2020](https://arxiv.org/abs/2002.05202) compared the variants at equal parameters and equal work, the gated ones won, and the paper closes by attributing this to "divine benevolence". Whether it holds at our size is a question for *The fair fight*, later in this course. Most open-weight models since Llama ([Touvron et al., 2023](https://arxiv.org/abs/2302.13971)) are gated.
 
 # %% [markdown]
 # ## Where 1.702 comes from
@@ -170,7 +170,7 @@ gaps = torch.stack([(torch.sigmoid(alpha * g) - normal).abs().max() for alpha in
 print(f"the best alpha is {alphas[gaps.argmin()]:.3f}; the two steps then differ by at most {gaps.min():.4f}")
 
 # %% [markdown]
-# There it is. $g \cdot \sigma(1.702\, g)$ is the quick approximation of GELU that the GELU paper itself gives ([Hendrycks and Gimpel, 2016](https://arxiv.org/abs/1606.08415)). So what GPT-OSS calls SwiGLU is a GEGLU in all but name: the bend is GPT-2's, and the gate around it is new.
+# There it is. $g \cdot \sigma(1.702\, g)$ is the quick approximation of GELU that the GELU paper itself gives ([Hendrycks and Gimpel, 2016](https://arxiv.org/abs/1606.08415)). So what GPT-OSS calls SwiGLU stands closer to GEGLU: the bend is nearly GPT-2's, and the gate around it is new. Two more differences, a + 1 and a clamp, follow.
 
 # %% tags=["hide-input"]
 fig, axes = new_figure(7, 2.8, ncols=2)
@@ -196,7 +196,7 @@ show(
 # %% [markdown]
 # ## Why + 1
 #
-# GPT-OSS multiplies the bent gate not by $u$ but by $u + 1$. The model card ([OpenAI, 2025](https://arxiv.org/abs/2508.10925)) spends a footnote on it: the implementation is "unconventional, including clamping and a residual connection". The residual connection is this one: $\phi(g) \cdot u$ plus $\phi(g)$ itself. It gives no reason. But we can look at what it changes. A fresh model draws its weights small, so gate and up both start near zero, and a product of two small numbers is tiny:
+# GPT-OSS multiplies the bent gate not by $u$ but by $u + 1$. The model card ([OpenAI, 2025](https://arxiv.org/abs/2508.10925)) spends a footnote on it: the implementation is "unconventional, including clamping and a residual connection". The residual connection is this one: $\phi(g) \cdot u$ plus $\phi(g)$ itself. The card gives no reason. But we can look at what it changes. A fresh model draws its weights small, so gate and up both start near zero, and a product of two small numbers is tiny:
 
 # %%
 torch.manual_seed(0)
@@ -212,12 +212,12 @@ for name, offset in (("gate · u", 0), ("gate · (u + 1)", 1)):
     )
 
 # %% [markdown]
-# Without the one, the gate's gradient is proportional to $u$, which is small and has a random sign: for every token that says "open", another says "close". With it, a fresh unit *is* GPT-2's unit, $\mathrm{GELU}(g)$, plus a small correction. The gate learns from the first step, and $u$ only has to say where to deviate from 1. The up weight's gradient is about the same either way: it depends on the gate, which did not change.
+# Without the one, the gate's gradient is proportional to $u$, which is small and has a random sign: for every token that says "open", another says "close". With it, a fresh unit is close to GPT-2's unit: $\mathrm{GELU}(g)$, plus a smaller correction. The gate's gradient is about three times as large, and $u$ only has to say where to deviate from 1. The up weight's gradient is about the same either way: it depends on the gate, which did not change.
 
 # %% [markdown]
 # ## Why a clamp
 #
-# A bend grows in proportion to its input. A product of two grows with the *square*: an input ten times larger gives an output a hundred times larger. That hurts wherever numbers have few bits, and gpt-oss lives there: its published weights have four bits, its activations sixteen, and some engines go lower. One outlier in a block decides the scale that all others have to share.
+# A bend grows in proportion to its input. A product of two grows with the *square*: once inputs are large, ten times larger ones give an output about a hundred times larger. That hurts wherever numbers have few bits, and gpt-oss lives there: the published weights of its experts have four bits, its activations sixteen, and some engines go lower. Where a block of numbers shares one scale, a single outlier decides it for all. OpenAI does not give its reason for the clamp; this is what it helps against.
 #
 # So gate and up are clamped before anything else, at 7:
 #
@@ -345,9 +345,9 @@ show(
 )
 
 # %% [markdown]
-# OpenAI does not say why. One consequence is easy to see: a unit's gate and up stand next to each other, so every slice of even length holds whole units, and the matrix can be cut anywhere to be spread over several GPUs.
+# OpenAI does not say why. One consequence is easy to see: a unit's gate and up stand next to each other, so every slice from an even column to an even column holds whole units, and the matrix can be cut between any two of them to be spread over several GPUs.
 #
-# Both layouts have the same shape, so a mix-up raises no error. It is not even a small mistake:
+# Both layouts have the same shape, so a mix-up raises no error. And it is no small mistake. Here is the second of four units, both ways:
 
 # %%
 torch.manual_seed(2)
@@ -358,7 +358,7 @@ print("same shape:", right.shape == wrong.shape)
 print(f"correlation of right and wrong: {torch.corrcoef(torch.stack((right[:, 1], wrong[:, 1])))[0, 1]:.2f}")
 
 # %% [markdown]
-# Nothing in common. A whole model with this mistake produces noise, but a *test* with random weights that only looks at shapes and finite values passes.
+# Nothing in common: this unit got a gate and an up that belong to others. (The first and the last unit keep one number of their two.) A model with this mistake computes something else in every unit, but a *test* with random weights that only looks at shapes and finite values passes.
 
 # %% [markdown]
 # ## The finished code
@@ -407,7 +407,7 @@ print(swiglu(torch.tensor([1.0, 0.0, 20.0, 20.0, -20.0, 5.0])).numpy().round(4) 
 # %% [markdown]
 # Three units. The first has gate 1 and up 0: GELU of 1, nearly. The second is beyond both clamps: 56. The third has a gate of −20: closed.
 #
-# Two small helpers convert between the layouts. They work on activations, weights and biases alike, because in the layout of gpt-oss's experts the columns are always the last dimension:
+# Two small helpers convert between the layouts. They work on activations, weights and biases alike, because in Hugging Face's layout of gpt-oss's experts, which we use, the columns are always the last dimension:
 
 
 # %%
@@ -492,7 +492,7 @@ print(f"{len(beyond)} inputs beyond a clamp, {int((beyond != 0).sum())} of them 
 print(f"gates below −7 with a gradient: {int((gate.grad[gate < -7] != 0).sum())} of {int((gate < -7).sum())}")
 
 # %% [markdown]
-# The last line is the asymmetry: a gate below −7 still has a gradient, if a tiny one. Had the gate been clamped on both sides, it would be stuck at closed for good.
+# The last line is the asymmetry: a gate below −7 still has a gradient, if a tiny one. Had the gate been clamped on both sides, these inputs could do nothing to open it again.
 
 # %% tags=["hide-input"]
 fig, axes = new_figure(7, 2.7, ncols=2, sharey=True)
@@ -570,7 +570,7 @@ print(
 # - **A name for several functions.** Kernels that took "SwiGLU" to mean SiLU without the + 1 gave [wrong outputs in silence](https://github.com/deepseek-ai/DeepGEMM/pull/445) for models with gpt-oss's variant.
 # - **A limit of zero.** A default of 0, where "no limit" was meant, [clamps everything to zero](https://github.com/microsoft/onnxruntime/pull/27221). Our function has gpt-oss's 7 as its default, and the config refuses anything that is not above zero.
 # - **The gate clamped on both sides.** Forward, this changes results by less than a thousandth, so a loose tolerance does not see it. Backward, closed gates lose their last bit of gradient. Test with tight tolerances, and test gradients.
-# - **A lost minus sign.** `up.clamp(min=limit, max=limit)` is in at least one public copy. Every up becomes 7; the unit computes $8\,\phi(g)$, and everything still runs.
+# - **A lost minus sign.** Write `up.clamp(min=limit, max=limit)`, and every up becomes 7; the unit computes $8\,\phi(g)$, and everything still runs.
 # - **Clamping the product.** `out.clamp(-7, 7)` is another function: the output may reach 56.
 
 # %% [markdown]
@@ -578,7 +578,7 @@ print(
 #
 # In [the exercise notebook](exercises/13_swiglu.ipynb):
 #
-# 1. **The activation.** Write it so that the check, which knows eight ways to get it wrong, has nothing to say.
+# 1. **The activation.** Write it so that the check, which knows more than a dozen ways to get it wrong, has nothing to object to.
 # 2. **Change the layout.** Turn a chunked weight into an interleaved one and back.
 # 3. **Find alpha.** Which alpha brings the bend closest to GELU itself? It is not 1.702.
 
@@ -587,7 +587,7 @@ print(
 #
 # - A gated unit multiplies a bent gate and an unbent up value: one part of the input decides how much of another gets through. At equal parameters it gets two thirds of the width.
 # - gpt-oss's bend, $g\,\sigma(1.702\, g)$, is GELU's quick approximation: 1.702 is where the logistic function comes closest to the normal distribution.
-# - $u + 1$ makes a fresh unit behave like GPT-2's, and gives the gate a gradient from the first step.
+# - $u + 1$ makes a fresh unit behave much like GPT-2's, and gives its gate about three times the gradient.
 # - The clamp keeps the product of two large numbers from growing without bound. The gate is clamped from above only, up on both sides, and beyond a clamp the gradient is zero.
 # - Gates stand at even columns, ups at odd ones. A mix-up raises no error.
 #

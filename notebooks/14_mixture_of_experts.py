@@ -29,7 +29,7 @@
 #
 # Knowing and computing need not grow together. Keep many MLPs, the **experts**, and let each token use a few. What is stored grows with the number of experts E; what is computed grows with the number K that work on one token. A layer with E = 32 and K = 4 stores eight times what it uses.
 #
-# The idea goes back a long way; in its modern form it is [Shazeer et al., 2017](https://arxiv.org/abs/1701.06538), and [Fedus et al., 2021](https://arxiv.org/abs/2101.03961) made it simple enough to scale. [The map](01_map.ipynb) counted parameters; here are the stored and the active ones side by side:
+# The idea goes back a long way; in its modern form it is [Shazeer et al., 2017](https://arxiv.org/abs/1701.06538), and the Switch Transformer of [Fedus et al., 2021](https://arxiv.org/abs/2101.03961) made it simpler. [The map](01_map.ipynb) counted parameters; here are the stored and the active ones side by side:
 
 # %%
 from gptoss_lib.config import GPTOSSConfig, count_parameters
@@ -62,7 +62,7 @@ show(
 )
 
 # %% [markdown]
-# The two models differ in their experts above all: four times as many in a layer, and the same four at work. Storage explodes, work hardly moves.
+# The two models differ in their experts above all: four times as many in a layer, and the same four at work. The larger one, which also has half as many layers again, stores 5.6 times as much and uses 1.4 times as much.
 
 # %% [markdown]
 # ## The router
@@ -335,7 +335,7 @@ print("segments, padded to 4:", sort_by_expert(torch.tensor(choices), 3, multipl
 #
 # $$ \frac{\partial L}{\partial h} = p\, (g\, W^\top), \qquad \frac{\partial L}{\partial W} = \sum_{\text{rows}} h^\top (p\, g), \qquad \frac{\partial L}{\partial p} = g \cdot (hW + b) = (g\,W^\top) \cdot h + g \cdot b . $$
 #
-# In words: the first two are a linear layer's gradients, scaled by the weight. The last one is how well the expert's answer agrees with where the loss wants the output to go; it is what trains the router. Written as on the far right it needs no answer of the expert, only $gW^\top$, which we compute anyway. So forward need not keep the answers.
+# In words: the first two are a linear layer's gradients, scaled by the weight. The last one compares the expert's answer with the direction in which the loss rises: where it is negative, the answer helps, and a step against the gradient gives that expert more weight. It is what trains the router. Written as on the far right it needs no answer of the expert, only $gW^\top$, which we compute anyway. So forward need not keep the answers.
 
 
 # %%
@@ -583,7 +583,7 @@ for name, run in (("token by token", lambda y: moe_reference(layer, y)), ("sorte
 assert seconds["sorted by expert"] < seconds["token by token"] / 5
 
 # %% [markdown]
-# The ratio depends on your machine and grows with the number of tokens. Most of what is left is matrix products, and nothing can save those.
+# The ratio depends on your machine. Both do the same multiplications; the second does them in few large pieces.
 
 # %% [markdown]
 # ## Do experts specialize?
@@ -752,12 +752,12 @@ assert runs["even start"]["error"] < 0.08 and shares[-50:].mean(0).min() > 0.02
 # %% [markdown]
 # They do specialize: the table has become sharper, and nearly every cluster now has an expert that almost all of its tokens choose. The specialties are not meanings that anybody chose. In language models they are often hard to name, too; do not expect an expert for chemistry.
 #
-# It also turned out fairly balanced, all by itself. That is luck.
+# It also turned out fairly balanced. Nothing in the loss asked for that.
 
 # %% [markdown]
 # ## Favourites
 #
-# An expert that is chosen gets gradients and becomes better. A better expert is worth choosing. An expert that is never chosen gets no gradient at all: it stays as it was drawn, useless, and is never chosen. The rich get richer. Let us give two experts a small head start, as chance would in a larger model, and train again:
+# An expert that is chosen gets gradients and becomes better. A better expert is worth choosing. An expert that is never chosen gets no gradient at all: it stays as it was drawn, useless, and is never chosen. The rich get richer. Let us give two experts a head start, by adding 2 to their entries in the router's bias, and train again, once without and once with a balancing loss:
 
 # %% tags=["nbval-ignore-output"]
 runs["head start"] = train_moe(head_start=2.0)
@@ -794,7 +794,7 @@ assert runs["head start, balanced"]["loads"][-50:].mean(0)[:2].sum() < 0.38
 assert runs["head start"]["error"] > runs["head start, balanced"]["error"]
 
 # %% [markdown]
-# Without help the two favourites keep their lead to the end, and others hardly ever work: parameters that are stored and not used. With the balancing loss the lead melts, nobody is idle, and the error is smaller, because all eight experts learn.
+# Without help the two favourites keep their lead to the end, and others hardly ever work: parameters that are stored and not used. With the balancing loss the lead melts, nobody is idle, and the error is smaller. It does not get down to that of the even start: a bad start costs something even where it is repaired.
 #
 # Balance matters for speed as well. If experts live on different GPUs, everyone waits for the busiest.
 #
@@ -835,7 +835,7 @@ print(
 #
 # Before the Switch Transformer, [Shazeer et al., 2017](https://arxiv.org/abs/1701.06538) balanced the **importance** of the experts: the sum of the weights that they get from all tokens of the batch. Their loss is the squared coefficient of variation, the variance of the importances over their squared mean. It is zero at balance. It sees the weights of the chosen only, so an expert that nobody chose gets no gradient from it.
 #
-# The **z-loss** of [Zoph et al., 2022](https://arxiv.org/abs/2202.08906) is about something else. A softmax does not change when the same number is added to all logits, so nothing keeps them from drifting to large values, where 16-bit numbers are coarse: near 100, neighbouring `bfloat16` numbers are a half apart, and so are the router's decisions. The z-loss is the mean of $(\log \sum_e e^{z_e})^2$; it pulls the logits towards zero as a group.
+# The **z-loss** of [Zoph et al., 2022](https://arxiv.org/abs/2202.08906) is about something else. A softmax does not change when the same number is added to all logits, so nothing keeps them from drifting to large values, where 16-bit numbers are coarse: near 100, neighbouring `bfloat16` numbers are a half apart, and two experts whose scores differ by less can look the same. The z-loss is the mean of $(\log \sum_e e^{z_e})^2$; it pulls the logits towards zero as a group.
 
 
 # %%
@@ -934,7 +934,7 @@ for top_k in (2, 1):
     print(f"K = {top_k}: largest gradient of the router's weight {largest:.2f}, exactly zero: {largest == 0}")
 
 # %% [markdown]
-# Not small: zero. The router stays as it was drawn, for ever, and no loss curve tells you. So the layer refuses to be trained like that unless you ask for it:
+# Not small: zero. Nothing but weight decay ever changes this router, and no loss curve tells you. So the layer refuses to be trained like that unless you ask for it:
 
 # %%
 try:
@@ -960,14 +960,14 @@ assert (frozen["moe"].router.weight == frozen["routers"][0][0]).all()
 # %% [markdown]
 # The balance of the second run is excellent, and its error is clearly worse. The frozen router draws its borders at random, but at least it leaves them where they are and its experts can adapt; the pushed one moves them to even out the numbers, wherever that cuts. Beautiful load curves are no sign of a healthy router.
 #
-# The Switch Transformer does not have this problem because its weight is the probability in the softmax over *all* experts: it is below 1, and it has a gradient at K = 1. In the exercises you repair the router this way. The course's preset `nano`, which describes a small relative that others have published, has K = 1:
+# The Switch Transformer does not have this problem because its weight is the probability in the softmax over *all* experts: it is below 1, and it has a gradient at K = 1. In the exercises you repair the router this way. The course's preset `nano`, which describes a small relative that others have published, [nano-gpt-oss](https://github.com/VizuaraAI/nano-gpt-oss), has K = 1:
 
 # %%
 nano = GPTOSSConfig.preset("nano")
 print(f"nano: {nano.num_local_experts} experts, {nano.num_experts_per_tok} at work")
 
 # %% [markdown]
-# With gpt-oss's router, three quarters of its expert parameters are reached through a choice that was never learned from text.
+# With gpt-oss's router, such a model sends every token to one of four experts, and predicting text never teaches it which.
 
 # %% [markdown]
 # ## Reality check
@@ -1029,9 +1029,9 @@ for tokens in (1, 4, 16, 64):
     )
 
 # %% [markdown]
-# The last lines are why a mixture is such a good deal for one user and less so for many. A single token reads an eighth of the experts. A batch of 64 reads all of them; then it is the arithmetic that is saved, no longer the memory traffic. And the memory has to hold everything in any case, which is why OpenAI published the experts, and only them, in four bits.
+# The last lines are why a mixture is such a good deal for one user and less so for many. A single token reads an eighth of the experts. A batch of 64 reads practically all of them; then it is the arithmetic that is saved, no longer the memory traffic. And the memory has to hold everything in any case. OpenAI published the experts, and only them, in four bits, so that the 20b model fits into 16 GB ([OpenAI, 2025](https://arxiv.org/abs/2508.10925)).
 #
-# How OpenAI balanced its experts is not published. The configuration says `router_aux_loss_coef` 0.9, which `transformers` uses as the weight of the balancing loss when you ask it for router logits during training. That is a lot: Switch used 0.01, and a fresh `GptOssConfig` has 0.001. Treat it as a field, not as advice.
+# How OpenAI balanced its experts is not published. The configuration says `router_aux_loss_coef` 0.9, which `transformers` uses as the weight of the balancing loss when you ask it for router logits during training. That is a lot: Switch used 0.01, and the default of `GptOssConfig` in transformers 5 is 0.001. Treat it as a field, not as advice.
 
 # %% [markdown]
 # ## Pitfalls
@@ -1060,8 +1060,8 @@ for tokens in (1, 4, 16, 64):
 #
 # - A mixture stores E experts and uses K: what a model knows and what a token costs are separate numbers.
 # - The router takes the K largest scores and the softmax over those. Softmax first, without renormalizing, is another model.
-# - Sorting tokens by expert turns millions of matrix-vector products into E matrix products. The backward pass is written by hand, straight into one gradient tensor; the router's gradient is how well an expert's answer agrees with what the loss wants.
-# - Experts specialize without being told, and favourites win without being good. The balancing loss makes busy experts less probable; judge it layer by layer.
+# - Sorting tokens by expert turns N · K products of a vector and a matrix into at most E products of two matrices. The backward pass is written by hand, straight into one gradient tensor; the router learns from how well each chosen expert's answer agrees with what the loss wants.
+# - In our toy world experts specialize without being told, and favourites stay favourites without being better. The balancing loss makes busy experts less probable; judge it layer by layer.
 # - With K = 1, softmax over the chosen has no gradient. A balancing loss then moves the router without knowing what for.
 #
 # Next: *The model*, which puts the parts together.

@@ -44,7 +44,7 @@ assert torch.allclose(no_sink, torch.full((1, 1, 2), 0.5))
 # %% [markdown]
 # ## 2. Its gradient
 #
-# The backward pass of an attention kernel has saved three things for each query: the output `out` (computed with the sink), the log-sum-exp of its denominator `log_sum` (the sink included), and it receives the gradient `grad_out`. Return the gradient of each head's sink. No scores, no autograd.
+# The backward pass of an attention kernel has saved two things for each query: the output `out` (computed with the sink) and `log_sum`, the logarithm of the softmax's denominator (the sink included). It receives a third, the gradient `grad_out`. Return the gradient of each head's sink. No scores, no autograd.
 
 
 # %% nbgrader={"grade": false, "grade_id": "sink-gradient", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Exercises: KV cache
 #
-# Three exercises to the chapter [KV cache](../12_kv_cache.ipynb). You say what is in a ring without having watched it, then you write the update that so many caches got wrong, and at last you turn the memory formula around: so many bytes, how many tokens?
+# Three exercises to the chapter [KV cache](../12_kv_cache.ipynb). You say what is in a ring without having watched it, then you write the update that several real caches got wrong, and at last you turn the memory formula around: so many bytes, how many tokens?
 
 # %% tags=["setup"]
 

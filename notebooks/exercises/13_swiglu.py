@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Exercises: SwiGLU
 #
-# Three exercises to the chapter [SwiGLU](../13_swiglu.ipynb). The first is four lines long, and more public copies get it wrong than right at the first try. The second is what every converter of weights has to do. In the third you find out how good the number 1.702 really is.
+# Three exercises to the chapter [SwiGLU](../13_swiglu.ipynb). The first is four lines long, and each of them can go wrong without an error. The second is what every converter of weights has to do. In the third you find out how good the number 1.702 really is.
 
 # %% tags=["setup"]
 
