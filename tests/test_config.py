@@ -19,6 +19,7 @@ from gptoss_lib.config import (
     visible_tokens,
     weight_bytes,
 )
+from tests.odd_config import ODD
 
 OLD_STYLE = {  # what gpt-oss-20b was published with
     "architectures": ["GptOssForCausalLM"],
@@ -62,33 +63,6 @@ OLD_STYLE = {  # what gpt-oss-20b was published with
     "use_cache": True,
     "vocab_size": 201088,
 }
-ODD = GPTOSSConfig(  # every size different, and no block of 32 that comes out even
-    vocab_size=331,
-    hidden_size=40,
-    intermediate_size=56,
-    num_hidden_layers=5,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=10,
-    num_local_experts=7,
-    num_experts_per_tok=3,
-    sliding_window=9,
-    layer_types=(
-        "full_attention",
-        "sliding_attention",
-        "sliding_attention",
-        "full_attention",
-        "full_attention",
-    ),
-    max_position_embeddings=96,
-    rope_theta=777.0,
-    rope_scaling=RopeScaling(4.0, 20.0, 2.0, True, 24),
-    rms_norm_eps=3e-6,
-    swiglu_alpha=1.5,
-    swiglu_limit=5.0,
-    initializer_range=0.03,
-    router_aux_loss_coef=0.01,
-)
 
 
 def write(tmp_path, values):

@@ -105,14 +105,15 @@ def write_sources() -> Path:
         files[f"notebooks/{chapter.stem}.ipynb"] = nbformat.writes(page).encode()
         page = exercise_page(_stored(chapter.exercises, chapter.number), student_notebook(chapter.exercises))
         files[f"notebooks/exercises/{chapter.stem}.ipynb"] = nbformat.writes(page).encode()
-    for name, content in sorted(files.items(), key=lambda item: item[0] == "book/index.md"):
+    style_changed = False
+    for name, content in files.items():
         target = SOURCE / name
         if not target.exists() or target.read_bytes() != content:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-            if name.startswith("book/_static/"):
-                # Sphinx copies a new style only when there is a page to build.
-                (SOURCE / "book" / "index.md").unlink(missing_ok=True)
+            style_changed |= name.startswith("book/_static/")
+    if style_changed:  # Sphinx copies a new style only when there is a page to build
+        (SOURCE / "book" / "index.md").touch()
     for path in SOURCE.rglob("*"):
         if path.is_file() and path.relative_to(SOURCE).as_posix() not in files:
             path.unlink()

@@ -1,22 +1,19 @@
 """The ``course`` command: help, errors in one sentence, and an environment that is made only when needed."""
 
-import importlib.machinery
-import importlib.util
 import subprocess
 import sys
 
 import pytest
 
 from book._tools.course_map import ROOT
+from tests.tools import course_script
 
 
 @pytest.fixture
 def course(tmp_path, monkeypatch):
     """The script as a module, on a project of its own, with every subprocess recorded instead of run."""
-    loader = importlib.machinery.SourceFileLoader("course_script", str(ROOT / "course"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("course_script", loader))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    loader.exec_module(module)
+    module = course_script.load()
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text("one")
     module.commands, module.status = [], 0

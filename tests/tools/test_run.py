@@ -1,7 +1,5 @@
 """Chapters are executed in a clean environment, and nbval compares what they stored."""
 
-import importlib.machinery
-import importlib.util
 import re
 import subprocess
 import sys
@@ -11,6 +9,7 @@ from nbclient.exceptions import CellExecutionError
 
 from book._tools import run
 from book._tools.course_map import ROOT, chosen
+from tests.tools import course_script
 
 CHAPTER = """\
 # %%
@@ -69,10 +68,8 @@ def test_unknown_chapter_gets_one_sentence(capsys):
 
 
 def nbval(folder) -> subprocess.CompletedProcess:
-    loader = importlib.machinery.SourceFileLoader("course_script", str(ROOT / "course"))
-    course = importlib.util.module_from_spec(importlib.util.spec_from_loader("course_script", loader))
-    loader.exec_module(course)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *course.NBVAL, str(folder)]
+    flags = course_script.load().NBVAL
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *flags, str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
