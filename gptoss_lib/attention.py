@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from gptoss_lib.config import GPTOSSConfig
 from gptoss_lib.masks import attention_mask, grouped_mix, grouped_scores, hide, repeat_kv, sliding_mask
+from gptoss_lib.products import Linear
 from gptoss_lib.rope import apply_rotary
 
 __all__ = ["Attention", "sink_attention", "sink_attention_reference"]
@@ -220,10 +221,10 @@ class Attention(nn.Module):
         self.window = c.sliding_window if c.layer_types[layer_idx] == "sliding_attention" else None
         self.initializer_range = c.initializer_range
         q_width, kv_width = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-        self.q_proj = nn.Linear(c.hidden_size, q_width, bias=c.attention_bias)
-        self.k_proj = nn.Linear(c.hidden_size, kv_width, bias=c.attention_bias)
-        self.v_proj = nn.Linear(c.hidden_size, kv_width, bias=c.attention_bias)
-        self.o_proj = nn.Linear(q_width, c.hidden_size, bias=c.attention_out_bias)
+        self.q_proj = Linear(c.hidden_size, q_width, bias=c.attention_bias)
+        self.k_proj = Linear(c.hidden_size, kv_width, bias=c.attention_bias)
+        self.v_proj = Linear(c.hidden_size, kv_width, bias=c.attention_bias)
+        self.o_proj = Linear(q_width, c.hidden_size, bias=c.attention_out_bias)
         self.sinks = nn.Parameter(torch.empty(c.num_attention_heads)) if c.attention_sinks else None
         self.reset_parameters()
 

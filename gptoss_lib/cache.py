@@ -220,6 +220,14 @@ class KVCache:
         tokens = torch.arange(self.length, self.length + count, device=self.layers[0].keys.device)
         return tokens if self._padding is None else tokens - self._padding
 
+    def check_room(self, count: int) -> None:
+        """Raise a ValueError unless ``count`` more tokens fit."""
+        if self.length + count > self.max_length:
+            raise ValueError(
+                f"The cache holds {self.length} tokens and {count} more do not fit into "
+                f"max_length={self.max_length}; shorten the text or build a longer cache."
+            )
+
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store T new tokens of one layer and return all that they may look at.
 
@@ -272,8 +280,4 @@ class KVCache:
                 f"Layer {layer_idx} holds {stored.length} tokens, but another layer only {self.length}: "
                 "a step stopped half-way, so call reset() and read the text again."
             )
-        if stored.length + new > self.max_length:
-            raise ValueError(
-                f"The cache holds {stored.length} tokens and {new} more do not fit into "
-                f"max_length={self.max_length}; shorten the text or build a longer cache."
-            )
+        self.check_room(new)

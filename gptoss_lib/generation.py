@@ -11,6 +11,7 @@ import codecs
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -289,10 +290,13 @@ def generate_tokens(
 def _steps(model, ids, max_new_tokens, ends, generators, window, cache, settings) -> Iterator[Tensor]:
     """Run the loop of :func:`generate_tokens`, whose arguments have been checked."""
     ends = torch.tensor(ends, dtype=torch.long, device=ids.device)
+    # Of a long prompt only the last position's logits are needed; some models can leave the others out.
+    can_skip = "logits_to_keep" in signature(getattr(model, "forward", model)).parameters
+    last = {"logits_to_keep": 1} if can_skip else {}
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for _ in range(max_new_tokens):
         start = cache.length if cache is not None else max(0, ids.shape[1] - (window or ids.shape[1]))
-        logits = model(ids[:, start:], cache=cache)[:, -1]  # [B, V]
+        logits = model(ids[:, start:], cache=cache, **last)[:, -1]  # [B, V]
         tokens = sample(logits, ids, generator=generators, **settings)
         tokens = torch.where(done, ids[:, -1], tokens)
         ids = torch.cat([ids, tokens[:, None]], dim=1)

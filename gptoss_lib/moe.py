@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from gptoss_lib.config import GPTOSSConfig
+from gptoss_lib.products import ONEDNN_IS_FASTER, product
 from gptoss_lib.swiglu import join_gate_up, swiglu, swiglu_backward, swiglu_parts
 
 __all__ = [
@@ -135,67 +135,130 @@ def sort_by_expert(indices: Tensor, num_experts: int, multiple: int = 1) -> Disp
     return Dispatch(token, row.view_as(indices), segments)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, expert: int, out: Tensor | None = None) -> Tensor:
-    if bias is None:
-        return torch.mm(x, weight[expert], out=out)
-    return torch.addmm(bias[expert], x, weight[expert], out=out)
+def _num_rows(indices: Tensor, num_experts: int, multiple: int) -> int:
+    """Return how many rows padded segments can need at most, whatever the router chooses."""
+    return indices.numel() + num_experts * (multiple - 1)
 
 
-def _add_gradients(x: Tensor, grad: Tensor, expert: int, weight: Tensor | None, bias: Tensor | None) -> None:
-    """Write one expert's gradients into ``weight`` [E, in, out] and ``bias`` [E, out], where wanted."""
+@torch.library.custom_op("gptoss_lib::experts", mutates_args=())
+def _run_experts(
+    x: Tensor,
+    scores: Tensor,
+    indices: Tensor,
+    alpha: float,
+    limit: float,
+    multiple: int,
+    gate_up_proj: Tensor,
+    gate_up_bias: Tensor | None,
+    down_proj: Tensor,
+    down_bias: Tensor | None,
+) -> list[Tensor]:
+    """Make one product an expert; return the answer [N, D] and what the way back needs."""
+    num_experts = len(down_proj)
+    token, row, segments = sort_by_expert(indices, num_experts, multiple)
+    token = F.pad(token, (0, _num_rows(indices, num_experts, multiple) - len(token)))
+    rows = x[token]  # [R, D]
+    gate, up, hidden = (x.new_empty(len(token), down_proj.shape[1]) for _ in range(3))
+    answers = torch.empty_like(rows)
+    for expert, (start, end) in enumerate(segments):
+        if start == end:
+            continue
+        bias = None if gate_up_bias is None else gate_up_bias[expert]
+        inner = product(rows[start:end], gate_up_proj[expert], bias)  # [n, 2F]
+        g, u = inner.unflatten(-1, (-1, 2)).unbind(-1)
+        g, u = gate[start:end].copy_(g), up[start:end].copy_(u)
+        hidden[start:end] = swiglu_parts(g, u, alpha, limit)
+        bias = None if down_bias is None else down_bias[expert]
+        product(hidden[start:end], down_proj[expert], bias, out=answers[start:end])
+    out = F.embedding_bag(row, answers, mode="sum", per_sample_weights=scores)  # [N, D]
+    ends = torch.tensor([end for _, end in segments])
+    return [out, rows, gate, up, hidden, token, row, ends]
+
+
+@torch.library.custom_op("gptoss_lib::experts_backward", mutates_args=())
+def _experts_backward(
+    grad_out: Tensor,
+    scores: Tensor,
+    saved: list[Tensor],
+    alpha: float,
+    limit: float,
+    needed: list[bool],
+    gate_up_proj: Tensor,
+    down_proj: Tensor,
+    down_bias: Tensor | None,
+) -> list[Tensor]:
+    """Return the gradients of x, the scores, and those weights and biases that are needed."""
+    rows, gate, up, hidden, token, row, ends = saved
+    shapes = _weight_shapes(gate_up_proj, down_proj, needed)
+    weights = [gate_up_proj.new_empty(shape) for shape in shapes]
+    given = iter(weights)
+    grads = [next(given) if wanted else None for wanted in needed]
+    share = scores.new_zeros(len(token), 1)  # a row that only pads has no share in anything
+    share[row] = scores.unsqueeze(-1)
+    grad_share, grad_rows = torch.empty_like(share), torch.empty_like(rows)
+    start = 0
+    for expert, end in enumerate(ends.tolist()):
+        grad = grad_out[token[start:end]]  # [n, D]
+        grad_hidden = product(grad, down_proj[expert].t())  # [n, F]
+        grad_share[start:end] = (grad_hidden * hidden[start:end]).sum(-1, keepdim=True)
+        if down_bias is not None:
+            grad_share[start:end] += (grad @ down_bias[expert]).unsqueeze(-1)
+        _put_gradients(hidden[start:end], grad.mul_(share[start:end]), expert, *grads[2:])
+        grad_hidden.mul_(share[start:end])
+        parts = swiglu_backward(grad_hidden, gate[start:end], up[start:end], alpha, limit)
+        grad_inner = join_gate_up(*parts)  # [n, 2F]
+        _put_gradients(rows[start:end], grad_inner, expert, *grads[:2])
+        product(grad_inner, gate_up_proj[expert].t(), out=grad_rows[start:end])
+        start = end
+    return [F.embedding_bag(row, grad_rows, mode="sum"), grad_share.squeeze(-1)[row], *weights]
+
+
+def _put_gradients(x: Tensor, grad: Tensor, expert: int, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Write one expert's gradients into ``weight`` [E, in, out] and ``bias`` [E, out], where needed."""
     if weight is not None:
-        torch.mm(x.t(), grad, out=weight[expert])
+        product(x.t(), grad, out=weight[expert])
     if bias is not None:
         torch.sum(grad, 0, out=bias[expert])
 
 
-class _SortedExperts(torch.autograd.Function):
-    """One product an expert, forward and backward; the weight gradients are written in place."""
+def _weight_shapes(gate_up_proj: Tensor, down_proj: Tensor, needed: list[bool]) -> list[tuple[int, ...]]:
+    """Return the shapes of those weights and biases whose gradients are needed."""
+    (E, D, double), width = gate_up_proj.shape, down_proj.shape[1]
+    shapes = [(E, D, double), (E, double), (E, width, D), (E, D)]
+    return [shape for shape, wanted in zip(shapes, needed, strict=True) if wanted]
 
-    @staticmethod
-    def forward(ctx, x, scores, dispatch, alpha, limit, gate_up_proj, gate_up_bias, down_proj, down_bias):
-        token, row, segments = dispatch
-        rows = x[token]  # [R, D]
-        gate, up, hidden = (x.new_empty(len(token), down_proj.shape[1]) for _ in range(3))
-        answers = torch.empty_like(rows)
-        for expert, (start, end) in enumerate(segments):
-            if start == end:
-                continue
-            inner = _linear(rows[start:end], gate_up_proj, gate_up_bias, expert)  # [n, 2F]
-            g, u = inner.unflatten(-1, (-1, 2)).unbind(-1)
-            g, u = gate[start:end].copy_(g), up[start:end].copy_(u)
-            hidden[start:end] = swiglu_parts(g, u, alpha, limit)
-            _linear(hidden[start:end], down_proj, down_bias, expert, out=answers[start:end])
-        ctx.save_for_backward(
-            rows, scores, gate, up, hidden, gate_up_proj, gate_up_bias, down_proj, down_bias
-        )
-        ctx.dispatch, ctx.alpha, ctx.limit = dispatch, alpha, limit
-        return F.embedding_bag(row, answers, mode="sum", per_sample_weights=scores)  # [N, D]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_out):
-        rows, scores, gate, up, hidden, gate_up_proj, _, down_proj, down_bias = ctx.saved_tensors
-        token, row, segments = ctx.dispatch
-        weights = zip(ctx.saved_tensors[5:], ctx.needs_input_grad[5:], strict=True)
-        grads = [torch.empty_like(weight) if needed else None for weight, needed in weights]
-        share = scores.new_zeros(len(token), 1)  # a row that only pads has no share in anything
-        share[row] = scores.unsqueeze(-1)
-        grad_share, grad_rows = torch.empty_like(share), torch.empty_like(rows)
-        for expert, (start, end) in enumerate(segments):
-            grad = grad_out[token[start:end]]  # [n, D]
-            grad_hidden = grad @ down_proj[expert].t()  # [n, F]
-            grad_share[start:end] = (grad_hidden * hidden[start:end]).sum(-1, keepdim=True)
-            if down_bias is not None:
-                grad_share[start:end] += (grad @ down_bias[expert]).unsqueeze(-1)
-            _add_gradients(hidden[start:end], grad.mul_(share[start:end]), expert, *grads[2:])
-            grad_hidden.mul_(share[start:end])
-            parts = swiglu_backward(grad_hidden, gate[start:end], up[start:end], ctx.alpha, ctx.limit)
-            grad_inner = join_gate_up(*parts)  # [n, 2F]
-            _add_gradients(rows[start:end], grad_inner, expert, *grads[:2])
-            torch.mm(grad_inner, gate_up_proj[expert].t(), out=grad_rows[start:end])
-        grad_x = F.embedding_bag(row, grad_rows, mode="sum")
-        return grad_x, grad_share.squeeze(-1)[row], None, None, None, *grads
+@_run_experts.register_fake
+def _(x, scores, indices, alpha, limit, multiple, gate_up_proj, gate_up_bias, down_proj, down_bias):
+    E, width = down_proj.shape[:2]
+    rows = _num_rows(indices, E, multiple)
+    inner = [x.new_empty(rows, width) for _ in range(3)]
+    places = [indices.new_empty(shape) for shape in (rows, indices.shape, E)]
+    return [torch.empty_like(x), x.new_empty(rows, x.shape[1]), *inner, *places]
+
+
+@_experts_backward.register_fake
+def _(grad_out, scores, saved, alpha, limit, needed, gate_up_proj, down_proj, down_bias):
+    weights = [gate_up_proj.new_empty(shape) for shape in _weight_shapes(gate_up_proj, down_proj, needed)]
+    return [torch.empty_like(grad_out), torch.empty_like(scores), *weights]
+
+
+def _keep_for_backward(ctx, inputs, output):
+    _, scores, _, ctx.alpha, ctx.limit, _, gate_up_proj, _, down_proj, down_bias = inputs
+    ctx.save_for_backward(scores, gate_up_proj, down_proj, down_bias, *output[1:])
+
+
+def _call_backward(ctx, grads):
+    scores, gate_up_proj, down_proj, down_bias, *saved = ctx.saved_tensors
+    needed = list(ctx.needs_input_grad[6:])
+    weights = (gate_up_proj, down_proj, down_bias)
+    results = _experts_backward(grads[0], scores, saved, ctx.alpha, ctx.limit, needed, *weights)
+    given = iter(results[2:])
+    of_weights = [next(given) if wanted else None for wanted in needed]
+    return *results[:2], None, None, None, None, *of_weights
+
+
+_run_experts.register_autograd(_call_backward, setup_context=_keep_for_backward)
 
 
 def _grouped_experts(x, scores, indices, alpha, limit, gate_up_proj, gate_up_bias, down_proj, down_bias):
@@ -219,13 +282,24 @@ def _can_group(x: Tensor, weight: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.bfloat16 and aligned and hasattr(F, "grouped_mm")
 
 
+def _sorted_experts(x, scores, indices, alpha, limit, *weights):
+    num_experts = len(weights[-2])
+    # On a CPU oneDNN prepares every new size of a product, which small segments are not worth.
+    multiple = 64 if x.dtype != torch.float32 else 16 if ONEDNN_IS_FASTER else 1
+    if x.device.type != "cpu" or indices.numel() < multiple * num_experts:
+        multiple = 1
+    return _run_experts(x, scores, indices, alpha, limit, multiple, *weights)[0]
+
+
 @torch.compiler.disable
-def _sorted_experts(x, scores, indices, *settings_and_weights):
-    num_experts = len(settings_and_weights[-2])
-    # On a CPU every new size of a 16-bit product costs preparation; small segments are not worth it.
-    pad = x.dtype != torch.float32 and x.device.type == "cpu" and indices.numel() >= 64 * num_experts
-    dispatch = sort_by_expert(indices, num_experts, multiple=64 if pad else 1)
-    return _SortedExperts.apply(x, scores, dispatch, *settings_and_weights)
+def _experts_of_one_token(x, scores, indices, alpha, limit, gate_up_proj, gate_up_bias, down_proj, down_bias):
+    out = torch.zeros_like(x)  # [1, D]
+    for score, expert in zip(scores[0], indices[0].tolist(), strict=True):
+        bias = None if gate_up_bias is None else gate_up_bias[expert]
+        hidden = swiglu(product(x, gate_up_proj[expert], bias), alpha, limit)  # [1, F]
+        bias = None if down_bias is None else down_bias[expert]
+        out.addcmul_(score, product(hidden, down_proj[expert], bias))
+    return out
 
 
 class Experts(nn.Module):
@@ -265,7 +339,10 @@ class Experts(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         x, scores = x.to(dtype), scores.to(dtype)
         weights = [None if weight is None else weight.to(dtype) for weight in weights]
-        run = _grouped_experts if _can_group(x, self.gate_up_proj) else _sorted_experts
+        if len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            run = _experts_of_one_token
+        else:
+            run = _grouped_experts if _can_group(x, self.gate_up_proj) else _sorted_experts
         with torch.autocast(kind, enabled=False):
             return run(x, scores, indices, self.alpha, self.limit, *weights)
 

@@ -28,3 +28,12 @@ def test_wrong_values_get_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("GPTOSS_DATA", str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match="does not exist; point it at a file or folder"):
         settings.data_path()
+    monkeypatch.setenv("GPTOSS_ONEDNN", "no")
+    with pytest.raises(ValueError, match="'no'; set it to 0 or 1"):
+        settings.onednn()
+
+
+@pytest.mark.parametrize("value, expected", [("", True), ("1", True), ("0", False)])
+def test_onednn(monkeypatch, value, expected):
+    monkeypatch.setenv("GPTOSS_ONEDNN", value)
+    assert settings.onednn() is expected
