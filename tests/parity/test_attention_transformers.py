@@ -93,25 +93,29 @@ LAYERS = pytest.mark.parametrize("layer_idx", [0, 1], ids=["sliding", "full"])
 
 @LAYERS
 @pytest.mark.parametrize("T", [1, 4, 5, 6, 23])
-def test_masks_of_whole_texts(layer_idx, T):
+def test_masks_of_whole_texts(layer_idx, T, record_property):
     *_, config = pair(layer_idx=layer_idx)
     theirs = their_mask(config, layer_idx, stream(T, 40))
     line = torch.arange(T)
     assert torch.equal(attention_mask(line, line, None if layer_idx else 5).expand(B, 1, T, T), theirs == 0)
+    record_property("component", "masks")
+    record_property("largest difference", "equal")
 
 
 @LAYERS
-def test_masks_with_padding(layer_idx):
+def test_masks_with_padding(layer_idx, record_property):
     *_, config = pair(layer_idx=layer_idx)
     real = torch.arange(17) >= torch.tensor([[0], [4], [11]])
     theirs = their_mask(config, layer_idx, stream(17, 40), attention_mask=real.long())[:, 0] == 0
     positions = padded_positions(real)
     ours = attention_mask(positions, positions, None if layer_idx else 5)
     assert torch.equal(ours[real], theirs[real]), "rows of padding are nobody's business"
+    record_property("component", "masks")
+    record_property("largest difference", "equal")
 
 
 @LAYERS
-def test_masks_of_packed_documents(layer_idx):
+def test_masks_of_packed_documents(layer_idx, record_property):
     *_, config = pair(layer_idx=layer_idx)
     line = torch.arange(17)
     documents = torch.stack([(line >= 6).long() + (line >= 13), (line >= 1).long(), line * 0])
@@ -120,11 +124,13 @@ def test_masks_of_packed_documents(layer_idx):
     )
     theirs = their_mask(config, layer_idx, stream(17, 40), position_ids=restarted)[:, 0] == 0
     assert torch.equal(attention_mask(line, line, None if layer_idx else 5, documents, documents), theirs)
+    record_property("component", "masks")
+    record_property("largest difference", "equal")
 
 
 @LAYERS
 @pytest.mark.parametrize("new", [1, 3, 8])
-def test_masks_with_a_cache(layer_idx, new):
+def test_masks_with_a_cache(layer_idx, new, record_property):
     *_, config = pair(layer_idx=layer_idx)
     cache = DynamicCache(config=config)
     for index in range(2):
@@ -133,6 +139,8 @@ def test_masks_with_a_cache(layer_idx, new):
     keys = torch.arange(9 + new)[-theirs.shape[-1] :]  # a sliding layer of theirs drops what is too old
     ours = attention_mask(torch.arange(9, 9 + new), keys, None if layer_idx else 5)
     assert torch.equal(ours.expand_as(theirs), theirs)
+    record_property("component", "masks")
+    record_property("largest difference", "equal")
 
 
 @LAYERS
@@ -150,6 +158,7 @@ def test_masks_with_a_cache(layer_idx, new):
     ],
 )
 def test_outputs_and_gradients(layer_idx, size, T, bias, yarn, record_property):
+    record_property("component", "attention, output and gradients")
     ours, theirs, rope, their_rope, config = pair(size, bias, yarn, layer_idx)
     x, positions = stream(T, SIZES[size][0]), torch.arange(T)
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)) / T**0.5
@@ -165,9 +174,10 @@ def test_outputs_and_gradients(layer_idx, size, T, bias, yarn, record_property):
         results.append({"output": out.detach(), "x": leaf.grad} | gradients)
     mine, reference = results
     assert mine.keys() == reference.keys()
-    record_property(
-        "largest difference", max((mine[name] - reference[name]).abs().max().item() for name in mine)
-    )
+    differences = [
+        (mine[name] - value).abs().max() / value.abs().max().clamp(min=1) for name, value in reference.items()
+    ]
+    record_property("largest difference", max(differences).item())
     assert reference["output"].abs().max() > 1, (
         "the test is only worth something if the outputs are not small"
     )
@@ -178,7 +188,7 @@ def test_outputs_and_gradients(layer_idx, size, T, bias, yarn, record_property):
 
 
 @LAYERS
-def test_padded_texts(layer_idx):
+def test_padded_texts(layer_idx, record_property):
     ours, theirs, rope, their_rope, config = pair(layer_idx=layer_idx)
     x = stream(17, 40)
     real = torch.arange(17) >= torch.tensor([[0], [4], [11]])
@@ -188,17 +198,23 @@ def test_padded_texts(layer_idx):
         x, their_rope(x, positions.clamp(min=0)), their_mask(config, layer_idx, x, attention_mask=real.long())
     )
     torch.testing.assert_close(mine[real], reference[real], atol=1e-5, rtol=1e-5)
+    record_property("component", "attention, padded texts")
+    record_property("largest difference", (mine[real] - reference[real]).abs().max().item())
 
 
 @LAYERS
-def test_with_a_cache(layer_idx):
+def test_with_a_cache(layer_idx, record_property):
     ours, theirs, rope, their_rope, config = pair(layer_idx=layer_idx)
     x, mine, reference = stream(19, 40), GrowingCache(), DynamicCache(config=config)
-    start = 0
+    start, differences = 0, []
     with torch.no_grad():
         for length in (7, 1, 1, 6, 4):
             part, at = x[:, start : start + length], torch.arange(start, start + length)
             mask = their_mask(config, layer_idx, part, cache=reference)
             expected, _ = theirs(part, their_rope(part, at[None]), mask, past_key_values=reference)
-            torch.testing.assert_close(ours(part, rope(at), cache=mine), expected, atol=1e-5, rtol=1e-5)
+            result = ours(part, rope(at), cache=mine)
+            differences.append((result - expected).abs().max().item())
+            torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
             start += length
+    record_property("component", "attention, cached")
+    record_property("largest difference", max(differences))

@@ -48,7 +48,7 @@ def on_meta(their_config):
 
 
 @pytest.mark.parametrize("name", STANDARD)
-def test_transformers_reads_our_files(name, tmp_path):
+def test_transformers_reads_our_files(name, tmp_path, record_property):
     config = STANDARD[name]
     other = theirs(config, tmp_path)
     for field in SAME_NAME.split():
@@ -62,44 +62,54 @@ def test_transformers_reads_our_files(name, tmp_path):
         for key, value in vars(config.rope_scaling).items():
             assert other.rope_parameters[key] == value, key
     assert isinstance(transformers.AutoConfig.from_pretrained(tmp_path), transformers.GptOssConfig)
+    record_property("component", "configuration files")
+    record_property("largest difference", "equal")
 
 
 @pytest.mark.parametrize("name", STANDARD)
-def test_we_read_transformers_files(name, tmp_path):
+def test_we_read_transformers_files(name, tmp_path, record_property):
     config = STANDARD[name]
     folder = tmp_path / "theirs"
     theirs(config, tmp_path).save_pretrained(folder)
     assert "rope_parameters" in json.loads((folder / "config.json").read_text())
     assert GPTOSSConfig.from_json(folder) == config
+    record_property("component", "configuration files")
+    record_property("largest difference", "equal")
 
 
-def test_we_read_what_transformers_writes_by_default(tmp_path):
+def test_we_read_what_transformers_writes_by_default(tmp_path, record_property):
     transformers.GptOssConfig().save_pretrained(tmp_path)
     ours = GPTOSSConfig.from_json(tmp_path)
     assert ours == replace(GPTOSSConfig.preset("gpt-oss-120b"), router_aux_loss_coef=0.001)
+    record_property("component", "configuration files")
+    record_property("largest difference", "equal")
 
 
-def test_transformers_refuses_our_variants(tmp_path):
+def test_transformers_refuses_our_variants(tmp_path, record_property):
     PRESETS["mini"].to_json(tmp_path)
     with pytest.raises(ValueError, match="gpt_oss_variant"):
         transformers.AutoConfig.from_pretrained(tmp_path)
+    record_property("largest difference", "no comparison")
 
 
-def test_transformers_reads_null_as_yarn():
+def test_transformers_reads_null_as_yarn(record_property):
     # The reason why from_json refuses to guess.
     other = transformers.GptOssConfig(rope_scaling=None, rope_theta=77.0)
     assert other.rope_parameters["rope_type"] == "yarn"
+    record_property("largest difference", "no comparison")
 
 
 @pytest.mark.parametrize("name", STANDARD)
-def test_names_and_shapes(name, tmp_path):
+def test_names_and_shapes(name, tmp_path, record_property):
     model = on_meta(theirs(STANDARD[name], tmp_path))
     shapes = {key: tuple(value.shape) for key, value in model.named_parameters()}
     assert parameter_shapes(STANDARD[name]) == shapes
+    record_property("component", "parameter names and shapes")
+    record_property("largest difference", "equal")
 
 
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "gpt-oss-120b", "odd"])
-def test_the_breakdown_by_module(name, tmp_path):
+def test_the_breakdown_by_module(name, tmp_path, record_property):
     config = STANDARD[name]
     model = on_meta(theirs(config, tmp_path))
     parts = Counter()
@@ -118,10 +128,12 @@ def test_the_breakdown_by_module(name, tmp_path):
     count = count_parameters(config)
     assert {part: getattr(count, part) for part in parts} == parts
     assert count.total == model.num_parameters() == sum(parts.values())
+    record_property("component", "parameter counts")
+    record_property("largest difference", "equal")
 
 
 @pytest.mark.parametrize("length", [1, 9, 23])
-def test_flops_against_a_counter(length, tmp_path):
+def test_flops_against_a_counter(length, tmp_path, record_property):
     # Eager attention multiplies every query with every key and masks later: all tokens see `length`.
     config = replace(ODD, layer_types=("full_attention",) * 5)
     torch.manual_seed(0)
@@ -144,6 +156,8 @@ def test_flops_against_a_counter(length, tmp_path):
     assert found["mlp.router"] == length * cost.router
     assert found["mlp.experts"] == length * cost.experts
     assert found["lm_head"] == length * cost.head
+    record_property("component", "FLOPs of one forward pass")
+    record_property("largest difference", "equal")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +168,7 @@ def test_flops_against_a_counter(length, tmp_path):
         {"vocab_size": 331, "n_positions": 50, "n_embd": 24, "n_layer": 3, "n_head": 2, "n_inner": 55},
     ],
 )
-def test_gpt2_counts(sizes):
+def test_gpt2_counts(sizes, record_property):
     with torch.device("meta"):
         tied = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
         untied = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, tie_word_embeddings=False))
@@ -163,3 +177,5 @@ def test_gpt2_counts(sizes):
     assert gpt2_parameters(**ours, tie_word_embeddings=False) == untied.num_parameters()
     biases = 3 * tied.config.n_embd * tied.config.n_layer
     assert gpt2_parameters(**ours, qkv_bias=False) == tied.num_parameters() - biases
+    record_property("component", "GPT-2's parameter counts")
+    record_property("largest difference", "equal")

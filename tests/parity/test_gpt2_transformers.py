@@ -49,7 +49,7 @@ def pair(attention="eager", **changes):
     ids=str,
 )
 @pytest.mark.parametrize("T", [1, 2, 17, 23])
-def test_logits_and_gradients(changes, attention, T):
+def test_logits_and_gradients(changes, attention, T, record_property):
     ours, reference = pair(attention, **changes)
     ids = torch.randint(59, (3, T + 1), generator=torch.Generator().manual_seed(T))
     mine, theirs = ours(ids[:, :T]), reference(ids[:, :T]).logits
@@ -65,19 +65,26 @@ def test_logits_and_gradients(changes, attention, T):
     assert translated.keys() == dict(ours.named_parameters()).keys()
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, translated[name], atol=1e-5, rtol=1e-5, msg=name)
+    record_property("component", "GPT-2, logits and gradients")
+    gradients = [(parameter.grad, translated[name]) for name, parameter in ours.named_parameters()]
+    record_property(
+        "largest difference", max((a - b).abs().max().item() for a, b in [(mine, theirs), *gradients])
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_our_weights_load_into_theirs(tied):
+def test_our_weights_load_into_theirs(tied, record_property):
     ours, reference = pair(tie_word_embeddings=tied)
     torch.manual_seed(1)
     ours.reset_parameters()
     reference.load_state_dict(to_huggingface(ours), strict=True)
     ids = torch.randint(59, (2, 23))
     torch.testing.assert_close(ours(ids), reference(ids).logits, atol=1e-5, rtol=1e-5)
+    record_property("component", "GPT-2, our weights in theirs")
+    record_property("largest difference", (ours(ids) - reference(ids).logits).abs().max().item())
 
 
-def test_saved_checkpoint_of_theirs_loads(tmp_path):
+def test_saved_checkpoint_of_theirs_loads(tmp_path, record_property):
     """save_pretrained's own config.json and safetensors file, as a published checkpoint has them."""
     from safetensors.torch import load_file
 
@@ -89,16 +96,20 @@ def test_saved_checkpoint_of_theirs_loads(tmp_path):
     again.load_state_dict(from_huggingface(load_file(tmp_path / "model.safetensors"), config), strict=True)
     ids = torch.randint(59, (1, 23))
     assert torch.equal(again(ids), ours(ids))
+    record_property("component", "GPT-2's names, shapes and files")
+    record_property("largest difference", "equal")
 
 
-def test_config_of_ours_is_read_by_theirs(tmp_path):
+def test_config_of_ours_is_read_by_theirs(tmp_path, record_property):
     GPT2Config(**SIZES, n_inner=50, tie_word_embeddings=False).to_json(tmp_path / "config.json")
     theirs = transformers.GPT2Config.from_json_file(tmp_path / "config.json")
     for name, value in (SIZES | {"n_inner": 50, "tie_word_embeddings": False}).items():
         assert getattr(theirs, name) == value
+    record_property("component", "GPT-2's names, shapes and files")
+    record_property("largest difference", "equal")
 
 
-def test_gpt2_small_has_their_names_and_shapes():
+def test_gpt2_small_has_their_names_and_shapes(record_property):
     with torch.device("meta"):
         reference = transformers.GPT2LMHeadModel(transformers.GPT2Config())
         ours = GPT2(GPT2Config())
@@ -109,11 +120,16 @@ def test_gpt2_small_has_their_names_and_shapes():
         == sum(p.numel() for p in ours.parameters())
         == 124_439_808
     )
+    record_property("component", "GPT-2's names, shapes and files")
+    record_property("largest difference", "equal")
 
 
-def test_cached_logits_equal_theirs():
+def test_cached_logits_equal_theirs(record_property):
     ours, reference = pair()
     ids = torch.randint(59, (2, 23), generator=torch.Generator().manual_seed(9))
     cache = GrowingCache()
     outputs = [ours(piece, cache) for piece in ids.split([11, 1, 1, 10], dim=1)]
-    torch.testing.assert_close(torch.cat(outputs, dim=1), reference(ids).logits, atol=1e-5, rtol=1e-5)
+    result, expected = torch.cat(outputs, dim=1), reference(ids).logits
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    record_property("component", "GPT-2, cached")
+    record_property("largest difference", (result - expected).abs().max().item())

@@ -49,13 +49,17 @@ def openai_swiglu(x, alpha=1.702, limit=7.0):
     return gate * torch.sigmoid(alpha * gate) * (linear + 1)
 
 
-def test_published_settings():
+def test_published_settings(record_property):
     ours, theirs = GPTOSSConfig(), GptOssConfig()
     assert (ours.swiglu_alpha, ours.swiglu_limit) == (theirs.swiglu_alpha, theirs.swiglu_limit)
+    record_property("component", "SwiGLU's settings")
+    record_property("largest difference", "equal")
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 6.0, 100.0])
 def test_swiglu(scale, record_property):
+    record_property("component", "SwiGLU")
+    record_property("tolerance", 1e-6)
     experts = GptOssExperts(GptOssConfig(hidden_size=D, intermediate_size=WIDTH, num_local_experts=E))
     x, upstream = numbers(B, T, 2 * WIDTH, scale=scale), numbers(B, T, WIDTH, seed=1)
     expected = {}
@@ -78,14 +82,18 @@ def test_swiglu(scale, record_property):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_swiglu_in_16_bits_bit_for_bit(dtype):
+def test_swiglu_in_16_bits_bit_for_bit(dtype, record_property):
     experts = GptOssExperts(GptOssConfig(hidden_size=D, intermediate_size=WIDTH, num_local_experts=E))
     x = numbers(B, T, 2 * WIDTH, scale=8).to(dtype)
     assert torch.equal(swiglu(x), experts._apply_gate(x))
+    record_property("component", "SwiGLU, 16 bits")
+    record_property("largest difference", "equal")
 
 
 @pytest.mark.parametrize("top_k", [1, K, E])
 def test_router(top_k, record_property):
+    record_property("component", "router")
+    record_property("tolerance", 1e-6)
     ours = Router(GPTOSSConfig(hidden_size=D, num_local_experts=E, num_experts_per_tok=top_k))
     theirs = GptOssTopKRouter(GptOssConfig(hidden_size=D, num_local_experts=E, num_experts_per_tok=top_k))
     for index, parameter in enumerate(ours.parameters()):
@@ -106,6 +114,7 @@ def test_router(top_k, record_property):
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
 @pytest.mark.parametrize("top_k, num_experts", [(K, E), (1, E), (E, E), (2, 32)])
 def test_layer(implementation, top_k, num_experts, record_property):
+    record_property("component", "experts, output and gradients")
     ours, theirs = pair(implementation, top_k, num_experts)
     x, upstream = numbers(B, T, D), numbers(B, T, D, seed=20)
     inner = torch.einsum("btd,edf->btef", x, ours.experts.gate_up_proj)
@@ -118,26 +127,31 @@ def test_layer(implementation, top_k, num_experts, record_property):
         gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
         results.append({"output": output.detach(), "x": leaf.grad} | gradients)
     result, expected = results
-    record_property("largest difference", (result["output"] - expected["output"]).abs().max().item())
     assert result.keys() == expected.keys()
-    for name, value in expected.items():
-        size = value.abs().max().clamp(min=1).item()
-        difference = (result[name] - value).abs().max().item() / size
+    differences = {
+        name: ((result[name] - value).abs().max() / value.abs().max().clamp(min=1)).item()
+        for name, value in expected.items()
+    }
+    record_property("largest difference", max(differences.values()))
+    for name, difference in differences.items():
         assert difference < 1e-5, f"{name} differs by {difference:.1e} of its largest value"
 
 
-def test_the_loop_too():
+def test_the_loop_too(record_property):
     ours, theirs = pair()
     x = numbers(1, 9, D)
     with torch.no_grad():
         expected = theirs(x)[0]
-        torch.testing.assert_close(
-            moe_reference(ours, x)[0], expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()
-        )
+        result, size = moe_reference(ours, x)[0], expected.abs().max().item()
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5 * size)
+    record_property("component", "experts, the obvious loop")
+    record_property("largest difference", (result - expected).abs().max().item() / size)
 
 
 @pytest.mark.parametrize("top_k", [1, K])
 def test_balancing_loss(top_k, record_property):
+    record_property("component", "balancing loss")
+    record_property("tolerance", 1e-6)
     layers = [numbers(B * T, E, seed=seed, scale=2).requires_grad_() for seed in range(3)]
     expected = load_balancing_loss_func(tuple(layers), E, top_k)
     result = load_balancing_loss(torch.cat(layers), top_k)  # transformers puts the layers together
@@ -150,14 +164,18 @@ def test_balancing_loss(top_k, record_property):
     torch.testing.assert_close(single, load_balancing_loss_func((layers[0],), E, top_k), rtol=1e-6, atol=1e-6)
 
 
-def test_balancing_loss_with_padding():
+def test_balancing_loss_with_padding(record_property):
     logits = numbers(B * T, E, scale=2)
     mask = (torch.arange(T) < torch.tensor([[T], [T - 15]])).long()  # [B, T]
     expected = load_balancing_loss_func((logits,), E, K, mask)
-    torch.testing.assert_close(load_balancing_loss(logits, K, mask.flatten()), expected, rtol=1e-6, atol=1e-6)
+    result = load_balancing_loss(logits, K, mask.flatten())
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
+    record_property("component", "balancing loss")
+    record_property("tolerance", 1e-6)
+    record_property("largest difference", abs(result - expected).item())
 
 
-def test_bfloat16_is_as_close_to_the_truth():
+def test_bfloat16_is_as_close_to_the_truth(record_property):
     ours, theirs = pair("grouped_mm")
     x = numbers(4, 300, D)
     with torch.no_grad():
@@ -174,3 +192,4 @@ def test_bfloat16_is_as_close_to_the_truth():
             results.append(experts(x.flatten(0, 1).bfloat16(), *arguments).float().view_as(exact))
     errors = [((result - exact).norm() / exact.norm()).item() for result in results]
     assert errors[0] < 1.1 * errors[1], f"our error {errors[0]:.2%}, theirs {errors[1]:.2%}"
+    record_property("largest difference", "no comparison")

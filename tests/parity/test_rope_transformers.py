@@ -61,12 +61,14 @@ def case(request):
     return CASES[request.param]
 
 
-def test_published_settings_are_the_defaults():
+def test_published_settings_are_the_defaults(record_property):
     parameters = GptOssConfig().rope_parameters
     settings = RopeScaling()
     for name in ("factor", "beta_fast", "beta_slow", "truncate", "original_max_position_embeddings"):
         assert parameters[name] == getattr(settings, name), name
     assert parameters["rope_theta"] == 150_000
+    record_property("component", "YaRN's settings")
+    record_property("largest difference", "equal")
 
 
 def test_frequencies_and_concentration(case, record_property):
@@ -74,18 +76,21 @@ def test_frequencies_and_concentration(case, record_property):
     theirs = reference(*case)
     ours = RotaryEmbedding(*case)
     difference = (ours.inv_freq - theirs.inv_freq).abs().max().item()
-    record_property("largest difference", difference)
     assert torch.equal(ours.inv_freq, theirs.inv_freq), difference
     made_alone = (
         rope_inv_freq(head_dim, theta) if scaling is None else yarn_inv_freq(head_dim, theta, scaling)
     )
     assert torch.equal(made_alone, theirs.inv_freq)
     assert ours.attention_scaling == pytest.approx(theirs.attention_scaling, rel=1e-12)
+    record_property("component", "frequencies and concentration")
+    record_property("largest difference", "equal")
 
 
 @pytest.mark.parametrize("first", [0, 4_090, 131_072 - T])
 def test_cos_and_sin(case, first, record_property):
     # Every text starts elsewhere, on both sides of the original context.
+    record_property("component", "cosines and sines")
+    record_property("tolerance", 1e-6)
     positions = (first - torch.tensor([[0], [1], [5]])).clamp(min=0) + torch.arange(T)
     theirs = reference(*case)(torch.zeros(1), positions)
     ours = RotaryEmbedding(*case)(positions)
@@ -97,16 +102,23 @@ def test_cos_and_sin(case, first, record_property):
         close(a, b)
 
 
-def test_a_whole_table():
+def test_a_whole_table(record_property):
     positions = torch.arange(0, 131_072, 7)
     theirs = reference(*CASES["gpt-oss"])(torch.zeros(1), positions[None])
     ours = RotaryEmbedding(*CASES["gpt-oss"])(positions)
     for a, b in zip(ours, theirs, strict=True):
         close(a, b[0])
+    record_property("component", "cosines and sines")
+    record_property("tolerance", 1e-6)
+    record_property(
+        "largest difference", max((a - b[0]).abs().max().item() for a, b in zip(ours, theirs, strict=True))
+    )
 
 
 @pytest.mark.parametrize("first", [0, 4_090, 131_072 - T])
 def test_queries_and_keys(case, first, record_property):
+    record_property("component", "turned queries and keys")
+    record_property("tolerance", 2e-6)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(B, H, T, case[0], generator=generator)
     key = torch.randn(B, KV, T, case[0], generator=generator)
@@ -121,7 +133,7 @@ def test_queries_and_keys(case, first, record_property):
         close(a, b, 2e-6)
 
 
-def test_gradients(case):
+def test_gradients(case, record_property):
     generator = torch.Generator().manual_seed(1)
     ours, theirs = (
         torch.randn(B, H, T, case[0], generator=generator.manual_seed(1)).requires_grad_() for _ in range(2)
@@ -131,18 +143,23 @@ def test_gradients(case):
     apply_rotary(ours, *RotaryEmbedding(*case)(positions)).backward(upstream)
     apply_rotary_pos_emb(theirs, theirs.detach(), *reference(*case)(theirs, positions))[0].backward(upstream)
     close(ours.grad, theirs.grad, 2e-6)
+    record_property("component", "turned queries and keys, gradients")
+    record_property("tolerance", 2e-6)
+    record_property("largest difference", (ours.grad - theirs.grad).abs().max().item())
 
 
-def test_bfloat16_bit_for_bit():
+def test_bfloat16_bit_for_bit(record_property):
     generator = torch.Generator().manual_seed(2)
     query = torch.randn(B, H, T, 64, generator=generator).bfloat16()
     positions = torch.arange(5_000, 5_000 + T).expand(B, T)
     theirs, _ = apply_rotary_pos_emb(query, query, *reference(*CASES["gpt-oss"])(query, positions))
     ours = apply_rotary(query, *RotaryEmbedding(*CASES["gpt-oss"])(positions))
     assert ours.dtype == torch.bfloat16 and torch.equal(ours, theirs)
+    record_property("component", "turned queries and keys, bf16")
+    record_property("largest difference", "equal")
 
 
-def test_the_tolerance_catches_a_truncated_ramp():
+def test_the_tolerance_catches_a_truncated_ramp(record_property):
     theirs = reference(64, 150_000.0, RopeScaling(truncate=True))
     ours = RotaryEmbedding(64, 150_000.0, RopeScaling())
     close(ours.inv_freq, theirs.inv_freq, 1e-2)  # a loose tolerance sees nothing
@@ -150,3 +167,4 @@ def test_the_tolerance_catches_a_truncated_ramp():
     positions = torch.arange(4_000, 4_000 + T)[None]
     for a, b in zip(ours(positions), theirs(torch.zeros(1), positions), strict=True):
         assert (a - b).abs().max() > 0.1
+    record_property("largest difference", "no comparison")

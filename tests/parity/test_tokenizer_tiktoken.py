@@ -10,7 +10,7 @@ import random
 import pytest
 import regex
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from book._tools.course_map import CHAPTERS
@@ -56,15 +56,17 @@ def chapter_value(name: str):
 # --- equal to tiktoken ---
 
 
-def test_hard_texts(pair):
+def test_hard_texts(pair, record_property):
     ours, theirs = pair
     expected = [theirs.encode(text, disallowed_special=()) for text in HARD]
     assert [ours.encode(text) for text in HARD] == expected
     assert ours.encode_batch(HARD) == expected
     assert [ours.decode(ids) for ids in expected] == HARD
+    record_property("component", "tokens of texts")
+    record_property("largest difference", "equal")
 
 
-def test_stories(pair, stories):
+def test_stories(pair, stories, record_property):
     ours, theirs = pair
     expected = theirs.encode(stories, disallowed_special=())
     assert ours.encode(stories) == expected
@@ -72,25 +74,31 @@ def test_stories(pair, stories):
     with_ends = ours.encode(stories, allowed_special=["<|endoftext|>"])
     assert with_ends == theirs.encode(stories, allowed_special={"<|endoftext|>"})
     assert with_ends.count(ours.eot_id) == stories.count("<|endoftext|>") > 2000
+    record_property("component", "tokens of texts")
+    record_property("largest difference", "equal")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text() | st.text("the CAT's 123\n\t '.🙂é<|>"))
-def test_any_text(pair, text):
+def test_any_text(pair, text, record_property):
+    record_property("component", "tokens of texts")
+    record_property("largest difference", "equal")
     ours, theirs = pair
     assert ours.encode(text) == theirs.encode(text, disallowed_special=())
     assert ours.decode(ours.encode(text)) == text
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary())
-def test_any_bytes_come_back(pair, data):
+def test_any_bytes_come_back(pair, data, record_property):
+    record_property("component", "tokens of texts")
+    record_property("largest difference", "equal")
     ours, theirs = pair
     ids = ours.encode_bytes(data)
     assert ours.decode_bytes(ids) == theirs.decode_bytes(ids) == data
 
 
-def test_special_tokens(pair):
+def test_special_tokens(pair, record_property):
     ours, theirs = pair
     assert ours.special_tokens == theirs._special_tokens
     assert ours.vocab_size == theirs.n_vocab
@@ -103,24 +111,29 @@ def test_special_tokens(pair):
         == list(ours.special_tokens.values())
     )
     assert not set(ours.encode(text)) & set(ours.special_tokens.values())
+    record_property("component", "special tokens")
+    record_property("largest difference", "equal")
 
 
-def test_save_and_load(pair, tmp_path, stories):
+def test_save_and_load(pair, tmp_path, stories, record_property):
     ours, _ = pair
     ours.save(tmp_path / "copy.json")
     copy = BPETokenizer.load(tmp_path / "copy.json")
     assert copy.special_tokens == ours.special_tokens
     assert copy.vocab_size == ours.vocab_size
     assert copy.encode_batch([*HARD, stories[:200_000]]) == ours.encode_batch([*HARD, stories[:200_000]])
+    record_property("largest difference", "no comparison")
 
 
-def test_the_obvious_encoder_gives_every_token(pair):
+def test_the_obvious_encoder_gives_every_token(pair, record_property):
     _, theirs = pair
     ranks = theirs._mergeable_ranks
     assert all(encode_word(token, ranks) == [rank] for token, rank in ranks.items())
+    record_property("component", "every token of the vocabulary")
+    record_property("largest difference", "equal")
 
 
-def test_r50k_base_is_the_vocabulary_of_gpt2(shared, tmp_path, monkeypatch):
+def test_r50k_base_is_the_vocabulary_of_gpt2(shared, tmp_path, monkeypatch, record_property):
     """Rebuild GPT-2's two files from the ranks; tiktoken accepts them only if their checksums are right."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken_cache"))
     ranks = tiktoken.get_encoding("r50k_base")._mergeable_ranks
@@ -154,6 +167,8 @@ def test_r50k_base_is_the_vocabulary_of_gpt2(shared, tmp_path, monkeypatch):
     ours = get_cached(shared, monkeypatch)
     assert ours.encode_batch(HARD) == [gpt2.encode(text, disallowed_special=()) for text in HARD]
     assert ours.encode("hello world") == [31373, 995]
+    record_property("component", "every token of the vocabulary")
+    record_property("largest difference", "equal")
 
 
 def parts_of(token: bytes) -> set[bytes]:
@@ -165,27 +180,31 @@ def get_cached(shared, monkeypatch) -> BPETokenizer:
     return get_tokenizer("gpt2")
 
 
-def test_the_ranks_are_those_of_the_file(shared, monkeypatch):
+def test_the_ranks_are_those_of_the_file(shared, monkeypatch, record_property):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken_cache"))
     lines = (shared / "tiktoken_cache" / "o200k_base.tiktoken").read_bytes().splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
     ours = get_tokenizer("o200k_harmony")
     assert len(ranks) == 199_998
     assert all(ours.decode_bytes([rank]) == token for token, rank in ranks.items())
+    record_property("component", "every token of the vocabulary")
+    record_property("largest difference", "equal")
 
 
-def test_the_pattern_is_that_of_o200k(shared, monkeypatch, stories):
+def test_the_pattern_is_that_of_o200k(shared, monkeypatch, stories, record_property):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken_cache"))
     theirs = tiktoken.get_encoding("o200k_harmony")._pat_str
     for text in [*HARD, stories]:
         assert regex.findall(PATTERN, text) == regex.findall(theirs, text)
+    record_property("component", "words that the pattern cuts")
+    record_property("largest difference", "equal")
 
 
 # --- training equals Hugging Face's ---
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_training_equals_hugging_face(seed, stories):
+def test_training_equals_hugging_face(seed, stories, record_property):
     """Bytes are handed over as letters in the same order, so that ties fall the same way."""
     tokenizers = pytest.importorskip("tokenizers")
     rng = random.Random(seed)
@@ -205,12 +224,15 @@ def test_training_equals_hugging_face(seed, stories):
     ]
     assert len(merges) == 700
     assert learn_merges(words, 700) == merges
+    record_property("component", "training of merges")
+    record_property("reference", "tokenizers")
+    record_property("largest difference", "equal")
 
 
 # --- the tables of the chapter ---
 
 
-def test_the_chapters_table_of_vocabularies(pair, stories):
+def test_the_chapters_table_of_vocabularies(pair, stories, record_property):
     ours, theirs = pair
     name = next(name for name, reference in REFERENCES.items() if reference == theirs.name)
     documents = second_half(stories)
@@ -225,9 +247,11 @@ def test_the_chapters_table_of_vocabularies(pair, stories):
     assert chapter_value("TOKENS_PER_SAMPLE")[name] == [len(ours.encode(text)) for text in samples.values()]
     pieces = [ours.decode([i]) for i in ours.encode(chapter_value("REAL_LINE"))]
     assert chapter_value("REAL_PIECES")[name] == "|".join(pieces)
+    record_property("component", "numbers in chapter 02")
+    record_property("largest difference", "equal")
 
 
-def test_the_chapters_table_of_own_vocabularies(stories):
+def test_the_chapters_table_of_own_vocabularies(stories, record_property):
     documents = second_half(stories)
     first_half = stories[: len(stories) - len("<|endoftext|>".join(documents))]
     words = count_words(documents)
@@ -240,16 +264,19 @@ def test_the_chapters_table_of_own_vocabularies(stories):
         total = sum(len(encode_word(word, ranks)) * count for word, count in words.items())
         measured[vocabulary] = round(size / total, 2)
     assert chapter_value("STORIES_BYTES_PER_TOKEN") == measured
+    record_property("largest difference", "no comparison")
 
 
 def second_half(stories: str) -> list[str]:
     return stories[stories.index("<|endoftext|>", len(stories) // 2) :].split("<|endoftext|>")
 
 
-def test_the_chapters_special_tokens(shared, monkeypatch):
+def test_the_chapters_special_tokens(shared, monkeypatch, record_property):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken_cache"))
     specials = get_tokenizer("o200k_harmony").special_tokens
     named = {token: number for token, (number, _) in chapter_value("HARMONY_SPECIAL").items()}
     assert named.items() <= specials.items()
     others = {token for token in specials if token not in named}
     assert all("reserved" in token or token == "<|endofprompt|>" for token in others)
+    record_property("component", "numbers in chapter 02")
+    record_property("largest difference", "equal")

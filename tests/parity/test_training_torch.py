@@ -35,7 +35,7 @@ def make_model() -> GPT2:
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_a_run_equals_a_plain_loop_with_torch_and_transformers(tmp_path):
+def test_a_run_equals_a_plain_loop_with_torch_and_transformers(tmp_path, record_property):
     tokens = np.random.default_rng(0).integers(0, V, 900)
     data = SimpleNamespace(train=tokens, val=tokens[:60], val_bytes=100)
     ours = Trainer(make_model(), data, CONFIG, tmp_path)
@@ -69,12 +69,15 @@ def test_a_run_equals_a_plain_loop_with_torch_and_transformers(tmp_path):
     assert max(record["grad_norm"] for record in records) > CONFIG.grad_clip, "clipping was never at work"
     for (name, one), other in zip(ours.state.model.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
+    record_property("component", "training run, weights at the end")
+    pairs = zip(ours.state.model.parameters(), model.parameters(), strict=True)
+    record_property("largest difference", max((a - b).abs().max().item() for a, b in pairs))
 
 
 @pytest.mark.parametrize(
     ("warmup", "steps", "ratio"), [(0, 17, 0.1), (1, 9, 0.0), (6, 40, 0.25), (12, 12, 0.1)]
 )
-def test_the_schedule_is_that_of_transformers_one_update_on(warmup, steps, ratio):
+def test_the_schedule_is_that_of_transformers_one_update_on(warmup, steps, ratio, record_property):
     config = replace(CONFIG, warmup_steps=warmup, steps=steps, min_lr_ratio=ratio, learning_rate=0.5)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
     schedule = transformers.get_cosine_with_min_lr_schedule_with_warmup(
@@ -85,12 +88,15 @@ def test_the_schedule_is_that_of_transformers_one_update_on(warmup, steps, ratio
         theirs.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
-    assert [learning_rate_at(step, config) for step in range(steps)] == pytest.approx(
-        theirs[1:], rel=1e-12, abs=1e-15
-    )
+    ours = [learning_rate_at(step, config) for step in range(steps)]
+    assert ours == pytest.approx(theirs[1:], rel=1e-12, abs=1e-15)
+    record_property("largest difference", max(abs(a - b) for a, b in zip(ours, theirs[1:], strict=True)))
+    record_property("component", "learning-rate schedule")
+    record_property("reference", "transformers")
+    record_property("tolerance", 1e-12)
 
 
-def test_the_decayed_parameters_are_those_of_transformers_but_for_the_embeddings():
+def test_the_decayed_parameters_are_those_of_transformers_but_for_the_embeddings(record_property):
     model = make_model()
     trainer = SimpleNamespace(model=model)
     theirs = set(transformers.Trainer.get_decay_parameter_names(trainer, model))
@@ -98,9 +104,12 @@ def test_the_decayed_parameters_are_those_of_transformers_but_for_the_embeddings
     ours = {names[parameter] for parameter in parameter_groups(model, 0.1)[0]["params"]}
     assert theirs - ours == {"wte.weight", "wpe.weight"}
     assert ours <= theirs
+    record_property("component", "parameters that decay")
+    record_property("reference", "transformers")
+    record_property("largest difference", "equal")
 
 
-def test_accumulation_equals_the_fixed_loss_of_transformers():
+def test_accumulation_equals_the_fixed_loss_of_transformers(record_property):
     from transformers.loss.loss_utils import ForCausalLMLoss
 
     generator = torch.Generator().manual_seed(0)
@@ -116,3 +125,7 @@ def test_accumulation_equals_the_fixed_loss_of_transformers():
         )
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ours, next_token_loss(model, input_ids, labels)[0], rtol=1e-6, atol=1e-6)
+    record_property("component", "loss over accumulated batches")
+    record_property("reference", "transformers")
+    record_property("tolerance", 1e-6)
+    record_property("largest difference", abs(ours - theirs).item())
