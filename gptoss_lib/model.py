@@ -108,11 +108,7 @@ class GPTOSSModel(nn.Module):
         """
         T = input_ids.shape[1]
         end = T if cache is None else cache.length + T
-        if end > self.max_position_embeddings:
-            raise ValueError(
-                f"The text has {end} tokens, but this model has "
-                f"max_position_embeddings={self.max_position_embeddings}; shorten the text."
-            )
+        self.check_length(end)
         if cache is not None:
             if position_ids is not None:
                 raise ValueError("A cache knows where its tokens stand; do not pass position_ids with it.")
@@ -127,6 +123,14 @@ class GPTOSSModel(nn.Module):
             x, logits = layer(x, position_embeddings, position_ids, documents, cache)
             router_logits.append(logits)
         return self.norm(x), router_logits
+
+    def check_length(self, length: int) -> None:
+        """Raise a ValueError if a text of ``length`` tokens is longer than ``max_position_embeddings``."""
+        if length > self.max_position_embeddings:
+            raise ValueError(
+                f"The text has {length} tokens, but this model has "
+                f"max_position_embeddings={self.max_position_embeddings}; shorten the text."
+            )
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Look up the tokens [B, T] and return the beginning of the stream, [B, T, D]."""
@@ -323,7 +327,10 @@ class CompiledDecoder(nn.Module):
             )
             for layer in model.model.layers
         ]
-        self._compiled = torch.compile(self._step, dynamic=False)
+        # Looking at every weight before each step, whether it is still the same, would cost time.
+        trust = getattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe", None)
+        options = {"guard_filter_fn": trust} if trust else None
+        self._compiled = torch.compile(self._step, dynamic=False, options=options)
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, cache: KVCache | None = None, logits_to_keep: int = 0) -> Tensor:
@@ -343,6 +350,7 @@ class CompiledDecoder(nn.Module):
         if cache is None or cache.length == 0 or input_ids.numel() > 1 or cache.key_positions(0) is not None:
             return self.model(input_ids, cache=cache, logits_to_keep=logits_to_keep)
         cache.check_room(1)
+        self.model.model.check_length(cache.length + 1)
         self.model.model.rotary_emb.grow(cache.max_length)
         place = torch.tensor([cache.length], device=input_ids.device)
         logits = self._compiled(input_ids.flatten(), _StepCache(cache, place))

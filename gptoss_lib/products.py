@@ -57,11 +57,15 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None
     return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return product(x, weight.t(), bias)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return product(x, weight.t(), bias)
+        return _linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -91,7 +95,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return (result if bias is None else result + bias).view(*x.shape[:-1], -1)
     wide = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if ONEDNN_IS_FASTER and on_cpu and wide and x.numel() > 0:
-        return _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+        multiply = _Linear.apply if torch.is_grad_enabled() else _linear
+        return multiply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
     return F.linear(x, weight, bias)
 
 

@@ -9,17 +9,18 @@
 # %% [markdown]
 # # The model
 #
-# You have built every part of GPT-OSS and tested each one alone. This chapter puts them together, and then keeps the promise of the whole course: give this model and Hugging Face's the same weights and the same tokens, and they give the same logits and the same gradients. Not similar ones.
+# You have built every part of GPT-OSS and tested each one alone. This chapter puts them together, and then keeps the promise of the whole course: give this model and Hugging Face's the same weights and the same tokens, and they give the same logits and the same gradients, down to the rounding of 32-bit numbers.
 #
 # **You will**
 #
 # - wire norm, attention, experts and stream into a block, and blocks into a model whose parameters have the published names;
 # - see what each token can know of the others when windows and full layers take turns;
 # - compute the loss of a 200,000-token vocabulary without ever storing all logits;
-# - choose fresh weights that keep the stream in bounds at any depth, and teach the model a story by heart in seconds;
+# - choose fresh weights that keep the stream in bounds at any depth, and teach the model a paragraph by heart in seconds;
+# - turn the step that writes one token into a compiled program;
 # - check the model against `transformers`, and find a planted bug by comparing streams, layer by layer.
 #
-# **Time:** 90 minutes. **Hardware:** any CPU; the chapter runs in about half a minute.
+# **Time:** 90 minutes. **Hardware:** any CPU; the chapter runs in about a minute, half of which is a compiler at work.
 
 # %% tags=["setup"]
 
@@ -28,7 +29,7 @@
 #
 # Seven chapters, seven parts, each compared with its reference. Is a model made of right parts right? No. Parts can be wired wrongly, and the list of wires is longer than it looks: what reads the raw stream and what reads a normalized copy; which of two norms comes where; which layers have a window; who turns queries and keys, and by which positions; whether the head is the embedding again; what the cache believes about the text so far. Every shape fits in most of the wrong ways too.
 #
-# And a wrong model still talks. In August 2026 someone compared, layer by layer, what [TransformerLens](https://github.com/TransformerLensOrg/TransformerLens/issues/1618) computed for gpt-oss-20b with the very model that it wraps. It had loaded without a warning. The streams differed from the first layer on, and in the middle of the stack the two had nothing to do with each other any more.
+# And a wrong model still talks. In August 2026 someone compared, layer by layer, what [TransformerLens](https://github.com/TransformerLensOrg/TransformerLens/issues/1618) computed for gpt-oss-20b with the very model that it wraps. It had loaded without a warning. The streams differed from the first layer on, and in the middle of the stack they pointed in unrelated directions.
 #
 # So this chapter has two halves: build the model, which is short, and prove it, which is the point.
 #
@@ -38,10 +39,10 @@
 # |---|---|---|---|
 # | norm | LayerNorm | RMSNorm | [RMSNorm](08_rmsnorm.ipynb) |
 # | position | a learned vector, added once | queries and keys are turned, in every layer | [RoPE and YaRN](09_rope_yarn.ipynb) |
-# | heads | each has its own keys | eight share one key head | [Heads and windows](10_heads_windows.ipynb) |
-# | what a head sees | all of the past | every second layer: the last 128 tokens | [Heads and windows](10_heads_windows.ipynb) |
-# | nothing to look at | impossible | a sink | [Sinks](11_sinks.ipynb) |
-# | memory while generating | all keys of all layers | rings in layers with a window | [KV cache](12_kv_cache.ipynb) |
+# | heads | each has its own keys and values | eight share one head of keys and values | [Heads and windows](10_heads_windows.ipynb) |
+# | what a head sees | all of the past | in every second layer, the last 128 tokens only | [Heads and windows](10_heads_windows.ipynb) |
+# | looking at nothing | impossible | its sink takes the probability | [Sinks](11_sinks.ipynb) |
+# | memory while generating | keys and values of all tokens in all layers | rings in layers with a window | [KV cache](12_kv_cache.ipynb) |
 # | activation | GELU | clamped SwiGLU | [SwiGLU](13_swiglu.ipynb) |
 # | MLP | one | 32, of which 4 work on a token | [Mixture of experts](14_mixture_of_experts.ipynb) |
 # | head | the embedding again | a matrix of its own | this one |
@@ -76,8 +77,20 @@ for y in (1.9, 2.65):  # the magnifying glass
 arrow(ax, (4.5, 0.6), (4.5, 9.4), linewidth=2.2)
 ax.text(4.5, 0.35, "the stream  [B, T, D]", ha="center", va="center")
 halves = (
-    (1.0, "input_layernorm", "self_attn", "q_proj  k_proj  v_proj\nrotation, window, sinks\no_proj", "blue"),
-    (5.2, "post_attention_layernorm", "mlp", "router\nexperts.gate_up_proj\nexperts.down_proj", "orange"),
+    (
+        1.0,
+        "input_layernorm",
+        "self_attn",
+        "q_proj  k_proj  v_proj\nrotation, window, sinks\no_proj",
+        "blue",
+    ),
+    (
+        5.2,
+        "post_attention_layernorm",
+        "mlp",
+        "router\nexperts.gate_up_proj\nexperts.down_proj",
+        "orange",
+    ),
 )
 for y, norm, part, inside, color in halves:
     arrow(ax, (4.5, y + 0.4), (5.35, y + 0.4))
@@ -92,14 +105,15 @@ ax.grid(False)
 ax.spines[:].set_visible(False)
 show(
     fig,
-    alt="Left: the whole model. A line, the stream, rises from token ids through embed_tokens, 24 layers that are in "
-    "turn windowed and full, the last norm and lm_head to the logits. Right: one layer. The stream branches into "
-    "input_layernorm and self_attn, whose result is added to the stream; then into post_attention_layernorm and mlp, "
-    "a router and experts, whose result is added too.",
+    alt="Left: the whole model. A line, the stream, rises from token ids through "
+    "embed_tokens, 24 layers that are in turn windowed and full, the last norm and "
+    "lm_head to the logits. Right: one layer. The stream branches into input_layernorm "
+    "and self_attn, whose result is added to the stream; then into "
+    "post_attention_layernorm and mlp, a router and experts, whose result is added too.",
 )
 
 # %% [markdown]
-# The names in the boxes are the names of the parameters. `model.layers.3.self_attn.sinks` is the sinks of the attention in the fourth block, here and in every file that Hugging Face serves. That is not pedantry: names are the contract by which weights find their place, and you will see below that a `strict` load is half of the proof.
+# The names in the boxes are the names of the parameters. `model.layers.3.self_attn.sinks` is the sinks of the attention in the fourth block, here and in every file that Hugging Face serves. That is not pedantry: names are the contract by which weights find their place, and loading with `strict=True`, which refuses any other name, will be half of the proof below.
 
 # %% [markdown]
 # ## The block
@@ -205,8 +219,8 @@ print(f"what a stream ten times as large gets added differs by {change:.0%}")
 #
 # - **The embedding**, and in one of the presets a LayerNorm right after it.
 # - **Cosines and sines are looked up once.** Every attention turns its own queries and keys, but by the same angles, so the model looks them up and passes them down.
-# - **The last norm.** The stream has never been normalized, so its size is an accident of depth. The head should not see that.
-# - **Positions.** Without a cache, tokens stand at 0, 1, 2, …, with one, the cache knows where the text has got to. Padding stands at negative positions, where nobody looks.
+# - **The last norm.** No block has normalized the stream, so its size is an accident of depth. The head should not see that.
+# - **Positions.** Without a cache, tokens stand at 0, 1, 2, …; with one, the cache knows where the text has got to. Padding stands at negative positions, where nobody looks. (The `length` that goes to `rotary_emb` says how far its table has to reach. Without it, the largest position would have to be looked up in the tensor.)
 
 
 # %%
@@ -257,11 +271,7 @@ class GPTOSSModel(nn.Module):
         """
         T = input_ids.shape[1]
         end = T if cache is None else cache.length + T
-        if end > self.max_position_embeddings:
-            raise ValueError(
-                f"The text has {end} tokens, but this model has "
-                f"max_position_embeddings={self.max_position_embeddings}; shorten the text."
-            )
+        self.check_length(end)
         if cache is not None:
             if position_ids is not None:
                 raise ValueError("A cache knows where its tokens stand; do not pass position_ids with it.")
@@ -276,6 +286,14 @@ class GPTOSSModel(nn.Module):
             x, logits = layer(x, position_embeddings, position_ids, documents, cache)
             router_logits.append(logits)
         return self.norm(x), router_logits
+
+    def check_length(self, length: int) -> None:
+        """Raise a ValueError if a text of ``length`` tokens is longer than ``max_position_embeddings``."""
+        if length > self.max_position_embeddings:
+            raise ValueError(
+                f"The text has {length} tokens, but this model has "
+                f"max_position_embeddings={self.max_position_embeddings}; shorten the text."
+            )
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Look up the tokens [B, T] and return the beginning of the stream, [B, T, D]."""
@@ -300,10 +318,11 @@ with torch.no_grad():
     for index, layer in enumerate(stack.layers):
         x, _ = layer(x, angles)
         spread = (x - x.mean(1, keepdim=True)).norm() / x.norm()
-        print(f"after layer {index} ({config.layer_types[index]}): the vectors differ by {spread:.1%}")
+        kind = config.layer_types[index]
+        print(f"after layer {index} ({kind}): the vectors differ by {spread:.1%}")
 
 # %% [markdown]
-# They come to differ. But how, if all values are alike, and a mean of equal values is the same value? Because of the sinks: the more tokens a head sees, the less its sink gets, and the *size* of what the head says tells how many tokens there are. Take the sinks away and a text of equal tokens stays a text of equal vectors, rotation or not:
+# They come to differ. But how, if all values are alike, and a mean of equal values is the same value? Because of the sinks: the more tokens a head sees, the less its sink gets, and the *size* of what the head says tells how many it sees. Take the sinks away and a text of equal tokens stays a text of equal vectors, rotation or not:
 
 # %%
 with torch.no_grad():
@@ -313,32 +332,33 @@ with torch.no_grad():
 print(f"without sinks, after all layers: {(x - x.mean(1, keepdim=True)).norm() / x.norm():.1%}")
 
 # %% [markdown]
-# The preset `mini` has no sinks, and a LayerNorm after the embedding instead of trusting the size of its vectors. What does that norm change? A fresh embedding is tiny, since it is drawn with a standard deviation of 0.02. The first block adds updates of its own size to it, and they can drown the token.
+# The preset `mini` has no sinks, and it does not trust the size of the embedding's vectors: a LayerNorm comes right after them. What does that norm change? A fresh embedding is tiny, since it is drawn with a standard deviation of 0.02. The first block adds updates of its own size to it, and they can drown the token.
 
 # %%
 torch.manual_seed(0)
 for norm in (None, "layernorm"):
-    mini = dataclasses.replace(GPTOSSConfig.preset("mini"), embedding_norm=norm, vocab_size=1000)
+    mini = GPTOSSConfig.preset("mini")
+    mini = dataclasses.replace(mini, embedding_norm=norm, vocab_size=1000)
     stack = GPTOSSModel(mini).eval()
     nn.init.normal_(stack.embed_tokens.weight, std=mini.initializer_range)
     x = stack.embed_tokens(torch.arange(64)[None])
     x = x if stack.embed_norm is None else stack.embed_norm(x)
     update = stack.layers[0](x, stack.rotary_emb(torch.arange(64)))[0] - x
-    sizes = [value.detach().square().mean().sqrt().item() for value in (x, update)]
-    print(f"embedding_norm={norm!s:10} stream {sizes[0]:.2f}, the first block adds {sizes[1]:.2f}")
+    token, added = (value.detach().square().mean().sqrt().item() for value in (x, update))
+    print(f"embedding_norm={norm!s:10} stream {token:.2f}, the first block adds {added:.2f}")
 
 # %% [markdown]
-# Without the norm, the first block speaks several times louder than the token itself; with it, the token's own vector is by far the loudest voice. gpt-oss has no such norm; its embedding learns the size it needs.
+# Without the norm, the first block speaks several times louder than the token itself; with it, the token's own vector is by far the loudest voice. gpt-oss has no such norm; training has to find the size that the embedding needs.
 
 # %% [markdown]
 # ## Windows and depth together
 #
-# [Heads and windows](10_heads_windows.ipynb) computed from the masks how far a stack *can* see. Now there is a whole model, so ask it. Take the logits of the last token, and their gradient with respect to every token's embedding. Where it is exactly zero, no change of that token could ever change the prediction. Three stacks of six layers, with a window of 8 and a text of 64:
+# [Heads and windows](10_heads_windows.ipynb) computed from the masks how far a stack *can* see. Now there is a whole model, so ask it. Take what the head would read at the last token, mixed into one number by random weights, and the gradient of that number with respect to every token's embedding. A token that no chain of masks connects with the last one gets a gradient of exactly zero. Three stacks of six layers, with a window of 8 and a text of 64:
 
 
 # %%
 def influence(kinds, window=8, length=64):
-    """How much the last logits depend on each token's embedding, relative to the last token."""
+    """How much the last output depends on each token's embedding, relative to the last one's."""
     config = dataclasses.replace(
         GPTOSSConfig.preset("xs"),
         num_hidden_layers=len(kinds),
@@ -350,7 +370,8 @@ def influence(kinds, window=8, length=64):
     stack, embedded = GPTOSSModel(config).eval(), []
     stack.embed_tokens.register_forward_hook(lambda module, ids, x: embedded.append(x))
     hidden, _ = stack(torch.randint(config.vocab_size, (16, length)))
-    (gradient,) = torch.autograd.grad((hidden[:, -1] * torch.randn(16, 64)).sum(), embedded)
+    readout = torch.randn(16, config.hidden_size)
+    (gradient,) = torch.autograd.grad((hidden[:, -1] * readout).sum(), embedded)
     sizes = gradient.norm(dim=-1).mean(0)  # [T]
     return sizes / sizes[-1]
 
@@ -376,13 +397,14 @@ ax.set(xlabel="tokens back", ylabel="influence", ylim=(1e-8, 2))
 ax.legend(loc="lower left")
 show(
     fig,
-    alt="The influence of a token on the last logits against its distance, on a logarithmic scale. With windows only it "
-    "falls ever faster, over many powers of ten, and ends after 42 tokens. Taking turns, and full layers only: within "
-    "the first windows it falls to a few hundredths, and stays level from there to the beginning of the text.",
+    alt="The influence of a token on the last output against its distance, on a logarithmic "
+    "scale. With windows only it falls ever faster, over many powers of ten, and ends "
+    "after 42 tokens. Taking turns, and full layers only: within the first windows it "
+    "falls to a few hundredths, and stays level from there to the beginning of the text.",
 )
 
 # %% [markdown]
-# Windows alone see exactly as far as the formula says, and the end of that reach hardly matters: many powers of ten below the neighbors. With full layers in turns, every token of the text counts, and the far half has a good share of the influence, though less than in the stack with full layers only. This is a fresh model, which knows nothing yet. But it is the gradient from which such a model would have to learn to look far back, and a millionth of a gradient teaches nothing.
+# Windows alone see exactly as far as the formula says, and the end of that reach hardly matters: many powers of ten below the neighbors. With full layers in turns, every token of the text counts, and the far half has a good share of the influence, though less than in the stack with full layers only. This is a fresh model, which knows nothing yet. But this is the gradient from which it would have to learn to look far back, and what is millions of times weaker than the neighbors' is drowned by them.
 
 # %% [markdown]
 # ## The loss, in chunks
@@ -401,13 +423,15 @@ for name, width in widths.items():
     print(f"{name:14} {width:8,} numbers a token, {4 * width * tokens / 1e9:5.2f} GB")
 
 # %% [markdown]
-# And cross-entropy does not stop at the logits: there are their softmax and their gradient, of the same size each. The way out is simple once you see it. The loss is a sum over tokens. So take a chunk of tokens, compute their logits, their share of the loss *and its gradient at once*, and throw the logits away.
+# And cross-entropy does not stop at the logits: there are their softmax and their gradient, of the same size each. (One thing would be wider still in a full layer: the attention's scores, 64 heads times 4,096 keys for each token. The fused kernel of [Sinks](11_sinks.ipynb) never stores them.) The way out is simple once you see it. The loss is a sum over tokens. So take a chunk of tokens, compute their logits, their share of the loss *and its gradient at once*, and throw the logits away.
 #
 # The gradient of cross-entropy is known in closed form. For a token with the hidden vector $h$, logits $z = W h$ and label $y$:
 #
 # $$ \frac{\partial\,(-\log p_y)}{\partial z} = \mathrm{softmax}(z) - \mathrm{onehot}(y) $$
 #
-# In words: push every logit down in proportion to the probability it got, and the right one up by one. From there, the gradient of $h$ is that times $W$, and the gradient of $W$ is its outer product with $h$, added up over tokens. Both are small enough to keep. Computing gradients on the way forward is unusual, and allowed here because the loss is the end of the model: whatever comes after it only multiplies it by a number. The idea is that of [Hsu et al., 2024](https://arxiv.org/abs/2410.10989); [Wijmans et al., 2024](https://arxiv.org/abs/2411.09009) go further and never write logits to memory at all.
+# In words: push every logit down in proportion to the probability it got, and the right one up by one. (The loss itself is $-\log p_y = \mathrm{logsumexp}(z) - z_y$.) From there, the gradient of $h$ is that times $W$, and the gradient of $W$ is its outer product with $h$, added up over tokens. Both are small enough to keep. Computing gradients on the way forward is unusual, and allowed here because the loss is the end of the model: whatever comes after it only multiplies it by a number. The idea is that of [Hsu et al., 2024](https://arxiv.org/abs/2410.10989); [Wijmans et al., 2024](https://arxiv.org/abs/2411.09009) go further and never write logits to memory at all.
+#
+# In the code, `product(a, b)` is `a @ b`, by whichever of PyTorch's two libraries is faster on your processor.
 
 
 # %%
@@ -506,32 +530,30 @@ for name, loss_of in versions.items():
         loss.backward()
     results[name] = (loss.detach(), h.grad, w.grad)
     print(f"{name:12} loss {loss:.4f}, largest tensor {largest.nbytes / 1e6:5.1f} MB")
-for name, (slow, fast) in zip(("loss", "hidden", "weight"), zip(*results.values(), strict=True), strict=True):
+pairs = zip(*results.values(), strict=True)
+for name, (slow, fast) in zip(("loss", "hidden", "weight"), pairs, strict=True):
     print(f"{name:7} equal: {torch.allclose(slow, fast, rtol=1e-4, atol=1e-7)}")
 
 # %% tags=["hide-input"]
 fig, ax = new_figure(7, 2.6)
 counts, V, D = torch.linspace(0, 32_768, 60), config.vocab_size, config.hidden_size
 gradient = V * D * 4 / 1e9
-ax.plot(
-    counts, 2 * 4 * counts * V / 1e9 + gradient, color=COLORS["orange"], label="logits and their gradient"
-)
-ax.plot(
-    counts, 4 * counts.clamp(max=1024) * V / 1e9 + gradient, color=COLORS["blue"], label="in chunks of 1,024"
-)
+at_once, chunked = 2 * 4 * counts * V / 1e9, 4 * counts.clamp(max=1024) * V / 1e9
+ax.plot(counts, at_once + gradient, color=COLORS["orange"], label="logits and their gradient")
+ax.plot(counts, chunked + gradient, color=COLORS["blue"], label="in chunks of 1,024")
 ax.axhline(gradient, color=COLORS["grey"], lw=1, ls="--")
-ax.text(32_000, gradient - 1, "of it the gradient of the head", ha="right", va="top", fontsize=8)
+ax.text(32_000, gradient - 1, "of it the head's gradient", ha="right", va="top", fontsize=8)
 ax.set(xlabel="tokens in a batch", ylabel="GB", ylim=(-3, 60))
 ax.legend()
 show(
     fig,
-    alt="Memory of the loss of gpt-oss-20b against the tokens in a batch, in 32 bits. With all logits it grows in "
-    "proportion, to 55 gigabytes at 32,768 tokens. In chunks it stays at about 3 gigabytes, most of it the gradient of "
-    "the head, which both need.",
+    alt="Memory of the loss of gpt-oss-20b against the tokens in a batch, in 32 bits. With "
+    "all logits it grows in proportion, to 55 gigabytes at 32,768 tokens. In chunks it "
+    "stays at about 3 gigabytes, most of it the gradient of the head, which both need.",
 )
 
 # %% [markdown]
-# The figure is the formula, not a measurement: two tensors of N × V in one case, one of 1,024 × V in the other, and the gradient of the head in both.
+# The figure is a formula, not a measurement: two tensors of N × V in one case, one of 1,024 × V in the other, and the gradient of the head in both. It counts the least that each way needs. Our code, for one, holds the head's gradient twice while it adds the share of a chunk.
 
 # %% [markdown]
 # ## The finished model
@@ -613,7 +635,7 @@ class GPTOSS(nn.Module):
 # %% [markdown]
 # ### Does it have the right shape?
 #
-# [The map](01_map.ipynb) counted parameters from the config alone, long before there was a model. Now there is one. PyTorch's `meta` device builds modules without memory for their weights, so that even the 120b model fits on a laptop. Names and shapes must agree for every preset:
+# [The map](01_map.ipynb) counted parameters from the config alone, long before there was a model. Now there is one. PyTorch's `meta` device builds modules without memory for their weights, so that even the 120b model can be built on a laptop. Names and shapes must agree for every preset:
 
 # %%
 from gptoss_lib.config import PRESETS, count_parameters, parameter_shapes
@@ -625,7 +647,8 @@ for name in PRESETS:
     shapes = {key: tuple(value.shape) for key, value in model.named_parameters()}
     total = sum(parameter.numel() for parameter in model.parameters())
     agrees = shapes == parameter_shapes(config) and total == count_parameters(config).total
-    print(f"{name:13} {len(shapes):3} tensors {total / 1e6:10,.1f} M   names and shapes agree: {agrees}")
+    print(f"{name:13} {len(shapes):3} tensors {total / 1e6:10,.1f} M", end="   ")
+    print("names and shapes agree:", agrees)
 
 # %% [markdown]
 # Where the head is tied, `model.lm_head.weight` *is* the embedding: one tensor under two names. It gets both gradients, and counts once.
@@ -641,13 +664,16 @@ for name in PRESETS:
 # %%
 def stream_sizes(model, ids):
     """The root mean square of the stream after the embedding and after every block."""
-    sizes = []
-    keep = lambda module, inputs, out: sizes.append(out if isinstance(out, Tensor) else out[0])  # noqa: E731
+    kept = []
+
+    def keep(module, inputs, out):
+        kept.append(out if isinstance(out, Tensor) else out[0])
+
     for module in (model.model.embed_tokens, *model.model.layers):
         module.register_forward_hook(keep)
     with torch.no_grad():
         loss, _ = model(ids, labels=ids.roll(-1, dims=1))
-    return [x.square().mean().sqrt().item() for x in sizes], loss.item()
+    return [x.square().mean().sqrt().item() for x in kept], loss.item()
 
 
 deep = dataclasses.replace(
@@ -663,7 +689,8 @@ for name, factor in (("writers smaller by √48", 1), ("all alike", math.sqrt(48
                 parameter.mul_(factor)
     sizes, loss = stream_sizes(model, torch.randint(deep.vocab_size, (4, 128)))
     growth[name] = [size / sizes[0] for size in sizes]
-    print(f"{name:22} the stream grows {growth[name][-1]:4.1f} times; first loss {loss:.2f} nats")
+    grown = growth[name][-1]
+    print(f"{name:22} the stream grows {grown:4.1f} times; first loss {loss:.2f} nats")
 print(f"{'':22} a model that knows nothing: log V = {math.log(deep.vocab_size):.2f} nats")
 
 # %% tags=["hide-input"]
@@ -674,12 +701,13 @@ ax.set(xlabel="blocks so far", ylabel="size of the stream", ylim=(0, None))
 ax.legend()
 show(
     fig,
-    alt="The size of the stream after each of 24 blocks, relative to the embedding. With smaller writers it rises "
-    "gently to about twice the embedding; with all weights alike it rises to about eighteen times.",
+    alt="The size of the stream after each of 24 blocks, relative to the embedding. With "
+    "smaller writers it rises gently to about twice the embedding; with all weights alike"
+    " it rises to about eighteen times.",
 )
 
 # %% [markdown]
-# Both start as they should, with a loss near log V. But without the factor, the token's own vector is a small part of the stream by the end, and each further block changes the direction of it less than the one before: the experiment with ten times the stream, come true. How OpenAI drew the first weights of gpt-oss is not published. `transformers` has no factor (it draws everything with 0.02), which matters to nobody who loads trained weights.
+# Both start as they should, with a loss near log V. But without the factor, the token's own vector is a small part of the stream by the end, and each further block changes its direction less than the one before: the experiment with ten times the stream, come true. How OpenAI drew the first weights of gpt-oss is not published. `transformers` has no such factor (it draws all matrices with the same deviation, `initializer_range`), which matters to nobody who loads trained weights.
 
 # %% [markdown]
 # ### Does it learn?
@@ -711,9 +739,9 @@ for step in range(steps):
     loss.backward()
     optimizer.step()
     losses.append(loss.item())
-print(
-    "nats a letter:", *(f"step {step}: {losses[step]:.3f}" for step in (0, 10, 20, 40, steps - 1)), sep="\n"
-)
+print("nats a letter:")
+for step in (0, 10, 20, 40, steps - 1):
+    print(f"step {step}: {losses[step]:.3f}")
 
 # %%
 from gptoss_lib.generation import generate
@@ -727,7 +755,7 @@ print(bytes(told[0].tolist()).decode())
 print("by heart:", torch.equal(told, letters))
 
 # %% [markdown]
-# It goes on from the first twelve letters without a slip. On the way the rings of the windowed layers have been written over six times. Does the cache change anything? Run the whole text at once, and in pieces through the cache, and compare all logits; then look at what the cache holds.
+# It goes on from the first twelve letters without a slip. On the way the rings of the windowed layers have gone round six times. Does the cache change anything? Run the whole text at once, and in pieces through the cache, and compare all logits; then look at what the cache holds.
 
 # %%
 from gptoss_lib.config import kv_cache_bytes
@@ -741,14 +769,23 @@ with torch.no_grad():
             parts.append(model(letters[:, start : start + length], cache=cache))
             start += length
         difference = (torch.cat(parts, dim=1) - at_once[:, :start]).abs().max()
-        print(f"{start:3} letters in {len(pieces):3} pieces: equal to 1e-3: {bool(difference < 1e-3)}")
+        equal = bool(difference < 1e-3)
+        print(f"{start:3} letters in {len(pieces):3} pieces: equal to 1e-3: {equal}")
 formula = kv_cache_bytes(config, letters.shape[1], bytes_per_value=4)
 print(f"bytes of the cache: {cache.nbytes}, by the formula of chapter 01: {formula}")
 
 # %% [markdown]
 # ## One compiled step a token
 #
-# Text is written one token at a time, and for one token every weight is read for a single multiplication. What counts is how fast the memory delivers the weights, and how little happens between two layers. A compiler can make one program out of the whole step, if nothing in it changes from token to token: not the shapes, and not the places in the cache, which become numbers in a tensor.
+# Text is written one token at a time, and for one token every weight at work is read from memory to be used once. So two things set the pace: how fast the memory delivers the weights, and how much time is lost between the operations. Python starts every one of them anew, at every token, and there are many small ones.
+#
+# `torch.compile` can turn the whole step into one program. It watches the step once, writes down the operations, and generates machine code in which neighbors are fused: what one operation makes, the next one uses, without a trip through memory. But the program fits only a step that looks the same: tensors of the same shapes, and the same Python numbers. Ours does not, with the cache as it is. The place in the text is a Python number that grows, and so does the number of keys that a query gets to see. So:
+#
+# - **The place is a tensor.** What stands in a tensor is data, and data may differ from call to call. `_StepCache` answers the calls that the attention makes to a `KVCache`, on the same memory, but knows the place as a tensor of one number.
+# - **Every slot is read at every step**, so that shapes stay the same. The new key and value go to slot *place* mod *slots*, as in the ring of the [KV cache](12_kv_cache.ipynb); a full layer is a ring too, with a slot for every token that fits, so that it never wraps. `key_positions` is the formula of `ring_tokens`: from the place alone it follows which token each slot holds. Slots that are still empty come out negative, and the mask hides them. The price: a full layer reads its empty slots too, so make the cache no longer than you need.
+# - **The experts' weights are copied, with inputs last.** In Hugging Face's layout, [inputs before outputs](14_mixture_of_experts.ipynb), the weights of one output lie far apart, one in each row. For a single token an output is the product of two vectors, and that is fastest if both lie in memory number after number. In the copy, each output has its weights in a row.
+#
+# One line looks like a mistake: `gate_up[indices]`, the gather of weights that the chapter on experts warned of. In plain PyTorch it copies the chosen matrices. Compiled, choosing, multiplying and adding up are one loop, which reads the chosen weights once and stores nothing but the sums.
 
 
 # %%
@@ -813,7 +850,10 @@ class CompiledDecoder(nn.Module):
             )
             for layer in model.model.layers
         ]
-        self._compiled = torch.compile(self._step, dynamic=False)
+        # Looking at every weight before each step, whether it is still the same, would cost time.
+        trust = getattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe", None)
+        options = {"guard_filter_fn": trust} if trust else None
+        self._compiled = torch.compile(self._step, dynamic=False, options=options)
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, cache: KVCache | None = None, logits_to_keep: int = 0) -> Tensor:
@@ -833,6 +873,7 @@ class CompiledDecoder(nn.Module):
         if cache is None or cache.length == 0 or input_ids.numel() > 1 or cache.key_positions(0) is not None:
             return self.model(input_ids, cache=cache, logits_to_keep=logits_to_keep)
         cache.check_room(1)
+        self.model.model.check_length(cache.length + 1)
         self.model.model.rotary_emb.grow(cache.max_length)
         place = torch.tensor([cache.length], device=input_ids.device)
         logits = self._compiled(input_ids.flatten(), _StepCache(cache, place))
@@ -855,9 +896,9 @@ class CompiledDecoder(nn.Module):
 
 
 # %% [markdown]
-# What it takes from the chapters before: the attention layer is the same code, and so is the cache's memory. New is how the place enters. In `KVCache` it is a Python number, and a compiler would make a new program for every number; here it is data. Every slot of the cache is then read at every step, and those that are empty are hidden by their negative positions. The experts' weights are copied with inputs last, so that each output is the product of two rows that lie in memory one after the other.
+# Norms, attention, router and head are the modules of the model itself. Only the experts have a second version, because of the layout. And only a single next token of a single text takes this way: prompts, batches and padded texts go to the model as before.
 #
-# The same model retells its paragraph both ways. The first compiled text includes the compiler's work.
+# Let the same model retell the beginning of its paragraph three times: as it is; through the decoder, which compiles at the first step; and through the decoder once more, with the program ready.
 
 # %% tags=["nbval-ignore-output"]
 import shutil
@@ -877,13 +918,13 @@ for name, writer in writers.items():
 print("the same letters:", all(torch.equal(each, retold["model"]) for each in retold.values()))
 
 # %% [markdown]
-# On a model this small most of the time is Python's, between the operations. On a large one it is the memory's; [the benchmarks](../book/benchmarks.md) measure both against `transformers`.
+# On a model this small the time goes between the operations, and that is what compiling saves. It has its price: the second line holds the compiler's own work, and only a much longer text would earn that back. The larger the model, the more of the time is the memory's; [the benchmarks](../book/benchmarks.md) decode with a larger one, against `transformers`, and say what share of the memory's speed is reached.
 
 
 # %% [markdown]
 # ## Reality check
 #
-# Now the promise. The next cell makes a model with every ingredient: windows and full layers, sinks, grouped heads, biases, YaRN stretched far beyond its original context, four layers of five experts. Its weights are random and *large*, on purpose. With the tiny weights of a fresh model nothing reaches the clamp and attention is nearly flat, so that some mistakes would stay invisible. The text is nine windows long, for the same reason.
+# Now the promise. The next cell makes a model with every ingredient: windows and full layers, sinks, grouped heads, biases, YaRN on a text longer than its original context, four layers of five experts. Its weights are random and *large*, on purpose. With the tiny weights of a fresh model nothing reaches the clamp and attention is nearly flat, so that some mistakes would stay invisible. The text is nine windows long, for the same reason.
 #
 # The numbers called `THEIRS` were computed by `GptOssForCausalLM` of `transformers` 5.20 with the same weights and the same text. They stand here so that you can run this cell without `transformers`; one of the project's tests (`tests/parity/test_model_transformers.py`) runs this very cell with `transformers` beside it and compares again.
 
@@ -965,7 +1006,7 @@ difference = max(abs(ours[name] / value - 1) for name, value in THEIRS.items())
 print("largest relative difference below 1e-4:", difference < 1e-4)
 
 # %% [markdown]
-# A handful of numbers is a spot check. The test file does the rest, in full tensors: all logits and the gradient of *every* parameter, to $10^{-5}$ of the largest value in each tensor, for texts from one token to several windows; with YaRN and without; with padding, tied heads, no biases; against both ways in which `transformers` runs its experts; generation token by token with the keys and values of both caches compared; and both losses. It also loads our weights into their model, and theirs into ours, with `strict=True`, which fails if a single name is missing, unknown, or of another shape.
+# A handful of numbers is a spot check. The test file does the rest, in full tensors: all logits and the gradient of *every* parameter, to $10^{-5}$ of the largest value in that tensor, for texts from one token to several windows; with YaRN and without; with padding, tied heads, no biases; against two of the ways in which `transformers` runs its experts, the plain one and its default; generation token by token; the keys and values in both caches; and the loss, with and without the balancing loss. It also loads our weights into their model, and theirs into ours, with `strict=True`, which fails if a single name is missing, unknown, or of another shape.
 #
 # Why not compare to the last bit? Because floating-point addition depends on the order, and two correct programs add in different orders. In 32 bits rounding errors start at $6 \cdot 10^{-8}$ and grow with depth; a figure below shows how. The test measures that too: our result in 32 bits is about as far from the result in 64 bits as theirs is.
 
@@ -1012,7 +1053,8 @@ text = torch.randint(97, (1, 80), generator=torch.Generator().manual_seed(1))
 changed = (right(text).argmax(-1) != wrong(text).argmax(-1)).sum()
 print(f"positions where the first choice changed: {changed} of {text.shape[1]}")
 found = differences(right, wrong, text)
-print("first block that differs:", next(index for index, size in enumerate(found) if size > 1e-4))
+first = next(index for index, size in enumerate(found) if size > 1e-4)
+print("first block that differs:", first)
 
 # %% [markdown]
 # Two details make this work in earnest. First, a threshold. Two *correct* implementations differ by rounding, so "differs" means "far more than rounding". Below, the same model computed in 64 bits shows where that floor is. Second, the text must be long enough to show the bug at all.
@@ -1024,9 +1066,8 @@ floor = [
     for a, b in zip(streams(right, text), streams(double, text), strict=True)
 ]
 fig, ax = new_figure(7, 2.9)
-ax.semilogy(
-    range(12), [max(size, 1e-9) for size in found], "o-", color=COLORS["red"], label="window of 17 in block 6"
-)
+drawn = [max(size, 1e-9) for size in found]  # a logarithm has no place for zero
+ax.semilogy(range(12), drawn, "o-", color=COLORS["red"], label="window of 17 in block 6")
 ax.semilogy(range(12), floor, "o-", color=COLORS["grey"], label="no bug, 64 bits against 32")
 ax.axhline(1e-4, color=COLORS["blue"], lw=1, ls="--")
 ax.text(0, 1.4e-4, "what counts as different", fontsize=8)
@@ -1034,15 +1075,17 @@ ax.set(xlabel="after block", ylabel="relative difference", ylim=(3e-10, 10), xti
 ax.legend(loc="upper left")
 show(
     fig,
-    alt="The relative difference of two streams after each of 12 blocks, on a logarithmic scale. With a bug in block 6 it "
-    "is exactly zero (drawn at the bottom) up to block 5, jumps above the threshold of one ten-thousandth at block 6 and stays there. Without "
-    "a bug, 64 bits against 32, it begins near one ten-millionth and grows slowly, far below the threshold.",
+    alt="The relative difference of two streams after each of 12 blocks, on a logarithmic "
+    "scale. With a bug in block 6 it is exactly zero (drawn at the bottom) up to block 5,"
+    " jumps above the threshold of one ten-thousandth at block 6 and stays there. Without"
+    " a bug, 64 bits against 32, it begins near one ten-millionth and grows slowly, far "
+    "below the threshold.",
 )
 
 # %% [markdown]
-# With all streams at hand, one look is enough. Often they are not at hand: the other side is an inference engine on a phone, and every stream must be dumped, copied and lined up by hand. Then **bisect**. Compare the stream in the middle. Equal? The bug is above. Different? It is below, or right there. Twelve blocks take four comparisons, and gpt-oss-120b's thirty-six take six.
+# With all streams at hand, one look is enough. Often they are not at hand: the other side is an inference engine on a phone, and every stream must be dumped, copied and lined up by hand. Then **bisect**. Compare the stream in the middle. Equal? The bug is in a later block. Different? It is in an earlier one, or right there. Twelve blocks take four comparisons, and gpt-oss-120b's thirty-six take six.
 #
-# Inside the block, go on the same way, with one trick: give the part the *right* input. If you feed the faulty block the stream of the right model, then attention's output tells about attention alone, and the experts' output, fed with the right stream between the two, about the experts alone. That is the second exercise.
+# Inside the block, go on the same way, with one trick: give the part the *right* input. If you feed the faulty block the stream of the right model, then the attention's output tells about the attention alone; feed the right stream between the two halves to the experts, and their output tells about them alone. That is the second exercise.
 #
 # Which bugs does such a comparison see? Choose a bug, always planted in block 3 of 8, and what the models are fed: a text shorter than the window of 16 or longer, with the large weights or with those of a fresh model.
 
@@ -1131,7 +1174,7 @@ for name in PLANTED:
     print(f"{name:30}", *(f"{word:>18}" for word in seen))
 
 # %% [markdown]
-# A wrong window shows only on a text that is longer than the window, and it escapes in practice because the texts of quick tests are short. A missing clamp shows only where something is large enough to be clamped. A wrong epsilon is the opposite: it shows only where the stream is tiny. A comparison is as good as its inputs, so feed it more than one kind.
+# A wrong window shows only on a text that is longer than the window, and it escapes in practice because the texts of quick tests are short. A missing clamp shows only where something is large enough to be clamped. A wrong epsilon is the opposite: it shows only where the stream is tiny, as it is with fresh weights. A comparison is as good as its inputs, so feed it more than one kind.
 
 # %% [markdown]
 # ## What gpt-oss-20b uses
@@ -1147,7 +1190,8 @@ print(
     f"{kinds.count('full')} full; the first one is {kinds[0]}"
 )
 print(f"{count.total / 1e9:.2f} billion parameters in {len(parameter_shapes(config))} tensors")
-print(f"embedding and head: {count.embedding / 1e9:.2f} billion each, tied: {config.tie_word_embeddings}")
+billions, tied = count.embedding / 1e9, config.tie_word_embeddings
+print(f"embedding and head: {billions:.2f} billion each, tied: {tied}")
 print(
     f"every token is multiplied by {count.active / 1e9:.2f} billion of them, "
     f"{count.active_head / count.active:.0%} in the head"
@@ -1162,17 +1206,17 @@ print(
 )
 
 # %% [markdown]
-# The head is a sixth of the work of a token: the price of a large vocabulary. In exchange the same text is fewer tokens. The code of this chapter runs that model as it is; loading the published four-bit weights is a chapter of its own, later.
+# The head is a sixth of the work of a token: the price of a large vocabulary. In exchange the same text is fewer tokens. This chapter's code is that model, without a change; loading the published four-bit weights is a chapter of its own, later.
 
 # %% [markdown]
 # ## Pitfalls
 #
-# - **Short prompts prove nothing.** The MLX backend of [SGLang](https://github.com/sgl-project/sglang/pull/30050) ignored windows, dropped sinks in batched decoding and would have dropped YaRN, while short prompts looked right. OpenVINO's [conversion of gpt-oss](https://github.com/openvinotoolkit/openvino/pull/32911) used 0 for the window, and its test had been made from the wrong graph.
+# - **Short prompts prove nothing.** The MLX backend of [SGLang](https://github.com/sgl-project/sglang/pull/30050) ignored windows, which no prompt of up to 128 tokens can show; the same pull request mends sinks dropped in batched decoding, and a kernel that would have left YaRN out. OpenVINO's [conversion of gpt-oss](https://github.com/openvinotoolkit/openvino/pull/32911) used 0 for the window, and its test had been made from the wrong graph.
 # - **Even layers slide.** True for gpt-oss, false for the next model. [vLLM](https://github.com/vllm-project/vllm/pull/33594) had the pattern in its code instead of reading `layer_types`.
-# - **Labels shifted twice.** The model then learns the token after next; nothing raises an error. It happened [inside `transformers`](https://github.com/huggingface/transformers/pull/47395) itself.
+# - **Labels shifted twice.** The model then learns the token after next; nothing raises an error. It happened in [one of the models of `transformers`](https://github.com/huggingface/transformers/pull/47395) itself.
 # - **Tied in the config, not in memory.** Build on the meta device, fill in weights later, and two parameters that should be one can drift apart. [NVIDIA's AutoModel](https://github.com/NVIDIA-NeMo/Automodel/pull/2511) left the head out of such checkpoints, and resuming jumped.
-# - **All logits, though nobody asked.** Projecting every position to 201,088 numbers [ran out of memory](https://github.com/NVIDIA-NeMo/Automodel/issues/3907) when training gpt-oss. While generating, one position is enough: `logits_to_keep=1`.
-# - **Tables that no checkpoint holds.** The angles of the rotation are not parameters. Materialize a model from the meta device and they may be [whatever was in memory](https://github.com/pytorch/torchtitan/issues/4783). Ours are computed anew whenever the model moves.
+# - **All logits, though nobody asked.** Projecting every position to 201,088 numbers [ran out of memory](https://github.com/NVIDIA-NeMo/Automodel/issues/3907) when training gpt-oss. For a loss, go in chunks; while generating, one position is enough: `logits_to_keep=1`.
+# - **Tables that no checkpoint holds.** The angles of the rotation are not parameters. Materialize a model from the meta device and they hold whatever was in memory. Ours are computed anew whenever the model moves.
 # - **Hidden states that are not the stream.** In `transformers`, the last entry of `hidden_states` comes after the final norm, so a comparison with the raw stream shows a bug in the last layer that is not there. Compare the same thing on both sides.
 # - **Comparing in 16 bits.** A router that is nearly undecided takes another expert, and a whole token changes. Compare in fp32, then trust the cast.
 
@@ -1181,7 +1225,7 @@ print(
 #
 # In [the exercise notebook](exercises/15_model.ipynb):
 #
-# 1. **Wire it yourself.** From ids to logits, with nothing but a model's parts; the check knows eight wrong wirings.
+# 1. **Wire it yourself.** From ids to logits, with nothing but a model's parts; the check recognizes the usual wrong wirings and names them.
 # 2. **Find the bug.** A model with one planted fault: which block, and which half of it? Your function has to find it wherever it is, and stay calm where there is only rounding.
 # 3. **The loss in chunks.** Loss and gradients by hand, with no tensor larger than a chunk.
 
@@ -1189,11 +1233,12 @@ print(
 # ## Summary
 #
 # - A block is two additions: attention, then experts, each of a normalized copy of the stream. The stream itself is normalized once, before the head.
-# - Angles are looked up once; every attention turns its own queries and keys. The stream holds no position at first, and sinks alone already tell a token how many there are.
+# - Angles are looked up once; every attention turns its own queries and keys. The stream holds no position at first, and sinks alone already tell a token how many it sees.
 # - Windows alone reach as far as the formula says, and their reach is thin at its end. With full layers in turns the beginning of the text keeps its influence.
 # - Logits are the largest tensor of all. In chunks, with the gradient computed on the way forward, they never exist as a whole.
 # - Matrices that write to the stream start smaller by $\sqrt{2L}$, so that depth does not drown the token.
-# - Same weights in, same logits and gradients out as `transformers`, for long texts and large activations. That is tested, not claimed.
+# - A step whose shapes and Python numbers never change compiles into one program: the place becomes data, and empty slots are hidden instead of left out.
+# - Same weights in, same logits and gradients out as `transformers`, up to rounding, for long texts and large activations. A test shows it for every parameter.
 # - To find a difference, compare streams: the first block that differs has the bug. Then give its parts the right input.
 #
 # Next: [Pretraining](16_pretraining.ipynb), where this model gets something to say.

@@ -122,6 +122,16 @@ def test_a_full_context_is_refused_and_nothing_is_stored():
     assert cache.length == 5
 
 
+def test_a_text_beyond_the_models_context_is_refused():
+    model = made(max_position_embeddings=8)
+    cache, ids = KVCache.from_config(model.config, 1, 16), torch.zeros(1, 8, dtype=torch.long)
+    decoder = uncompiled(model)
+    decoder(ids, cache=cache)
+    with pytest.raises(ValueError, match="has 9 tokens, but this model has max_position_embeddings=8"):
+        decoder(ids[:, :1], cache=cache)
+    assert cache.length == 8
+
+
 def test_no_gradients_and_no_more_parameters():
     model = made()
     decoder = uncompiled(model)

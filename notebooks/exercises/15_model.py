@@ -56,9 +56,9 @@ with torch.no_grad():
 # %% [markdown]
 # ## 2. Find the bug
 #
-# Two models, `right` and `wrong`, are instances of `GPTOSS` with the same architecture. Somewhere in `wrong` a fault is planted: a window of another length, a part left out, a weight changed, a router that does its steps in another order. Write the function that finds it: return the number of the block, from 0, and `"attention"` or `"experts"`, the half in which it is (each half begins with its norm). If there are several faults, name the first. If the models differ by rounding only, return None.
+# Two models, `right` and `wrong`, are instances of `GPTOSS` with the same architecture. Somewhere in `wrong` a fault is planted: a window of another length, a part left out, a weight changed, a router that takes its steps in another order. Write the function that finds it: return the number of the block, from 0, and `"attention"` or `"experts"`, the half in which it is (each half begins with its norm). If there are several faults, name the first. If the models differ by rounding only, return None.
 #
-# The text `ids` is long enough to show every fault. `check.mystery(0)`, `check.mystery(1)` and so on give you pairs to play with; look at them before you write anything. The chapter's hint: give both models' parts the *right* input.
+# The text `ids` is long enough to show every fault. `check.mystery(0)`, `check.mystery(1)` and so on return `right, wrong, ids` to play with, every time with another fault; look at them before you write anything. Two hints from the chapter: give both models' parts the *right* input, and let "different" mean far more than rounding.
 
 
 # %% nbgrader={"grade": false, "grade_id": "find-bug", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -74,7 +74,8 @@ def find_bug(right, wrong, ids):
         x = right.model.embed_tokens(ids)
         if right.model.embed_norm is not None:
             x = right.model.embed_norm(x)
-        for index, blocks in enumerate(zip(right.model.layers, wrong.model.layers, strict=True)):
+        pairs = zip(right.model.layers, wrong.model.layers, strict=True)
+        for index, blocks in enumerate(pairs):
             good, bad = (block.self_attn(block.input_layernorm(x), angles) for block in blocks)
             if far(good, bad):
                 return index, "attention"
@@ -109,12 +110,15 @@ assert tuple(find_bug(right, wrong, ids)) == (4, "attention")
 # %% [markdown]
 # ## 3. The loss in chunks
 #
-# Compute the mean cross-entropy of the logits `hidden @ weight.T`, and its gradients with respect to `hidden` and `weight`, *without autograd* and without making any tensor larger than a chunk of logits, `[chunk, V]` (the weights' own size is fine too). Labels of −100 do not count. Logits may be in the thousands.
+# Compute the mean cross-entropy of the logits `hidden @ weight.T`, and its gradients with respect to `hidden` and `weight`, *without autograd* and without making any tensor larger than a chunk of logits, `[chunk, V]` (the sizes of `hidden` and `weight` are fine too). The mean is over the tokens that have a label: −100 says that there is none. Logits may be in the thousands, where a plain `exp` overflows.
 
 
 # %% nbgrader={"grade": false, "grade_id": "chunked-loss", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def chunked_loss(hidden, weight, labels, chunk):
-    """For hidden [N, D], weight [V, D], labels [N]: return loss, its gradient [N, D] and its gradient [V, D]."""
+    """Return the loss and its gradients with respect to hidden and weight.
+
+    hidden is [N, D], weight [V, D], labels [N]; the gradients are [N, D] and [V, D].
+    """
     ### BEGIN SOLUTION
     count = (labels != -100).sum()
     loss, grad_hidden, grad_weight = 0.0, torch.empty_like(hidden), torch.zeros_like(weight)
