@@ -1,0 +1,1 @@
+"""Speed and memory against transformers, as ratios measured in one run; ``python -m tests.benchmarks``."""

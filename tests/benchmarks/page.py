@@ -1,0 +1,53 @@
+"""The recorded results as a table in the book's page."""
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+PAGE = Path(__file__).resolve().parents[2] / "book" / "benchmarks.md"
+BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
+
+
+def table(records: list[dict]) -> str:
+    """Return the machine and the results, the first of which describes it, as Markdown."""
+    machine, *results = records
+    products = "oneDNN" if machine["onednn_products"] else "PyTorch's default library"
+    lines = [
+        f"Measured on {machine['threads']} cores of an {machine['processor']}, with torch "
+        f"{machine['torch']} and transformers {machine['transformers']}; our 32-bit products came from "
+        f"{products}.",
+        "",
+        "| What | Ours | Theirs | Ratio | Goal |",
+        "|---|---|---|---|---|",
+    ]
+    for result in results:
+        ours, theirs = (_amount(result.get(side), result.get("unit")) for side in ("ours", "theirs"))
+        same = {True: "; same tokens", False: "; other tokens", None: ""}[result.get("same_tokens")]
+        goal = "" if result["goal"] is None else f"{result['goal']:.2f}"
+        if goal and result["ratio"] < result["goal"]:
+            goal += ", not reached"
+        lines.append(f"| {result['case']}{same} | {ours} | {theirs} | {result['ratio']:.2f} | {goal} |")
+    return "\n".join(lines) + "\n"
+
+
+def _amount(value: float | None, unit: str | None) -> str:
+    if value is None:
+        return ""
+    return f"{1000 * value:,.0f} ms" if unit == "seconds" else f"{value:,.0f} MB"
+
+
+def page_with(records: list[dict]) -> str:
+    """Return the page with these results in it."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + table(records) + END + rest.split(END)[1]
+
+
+def read_results() -> list[dict]:
+    """Return the recorded results, the machine first."""
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+def write_page(records: list[dict]) -> None:
+    """Put the results into the page."""
+    PAGE.write_text(page_with(records), encoding="utf-8")
