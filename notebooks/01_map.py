@@ -338,7 +338,7 @@ show(
 # | attention weights sum to 1 | a learned **sink** a head takes a share ([Xiao et al., 2023](https://arxiv.org/abs/2309.17453)) | A head that has nothing to say must put its weight somewhere. A sink lets it look at nothing. | [11](11_sinks.ipynb) |
 # | GELU | clamped SwiGLU ([Shazeer, 2020](https://arxiv.org/abs/2002.05202)) | One half of the widened vector gates the other half, which gives a better model for the same work. | [13](13_swiglu.ipynb) |
 # | one feed-forward part for all tokens | a router and 32 experts, 4 at work ([Shazeer et al., 2017](https://arxiv.org/abs/1701.06538)) | A model can know more without computing more: parameters grow, work a token does not. | [14](14_mixture_of_experts.ipynb) |
-# | the head is the embedding again | a head of its own | Sharing saves one matrix. In a model of this size the matrix is a small part. | 15 |
+# | the head is the embedding again | a head of its own | Sharing saves one matrix. In a model of this size the matrix is a small part. | [15](15_model.ipynb) |
 # | 32 bits a weight | about 4 bits for experts, MXFP4 ([Rouhani et al., 2023](https://arxiv.org/abs/2310.10537)) | Most of the file is experts. At 4 bits the model fits a laptop. | 19 |
 
 # %% [markdown]

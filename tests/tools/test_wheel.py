@@ -66,7 +66,12 @@ def torch_files(executable: str) -> str:
 
 def test_wheel_holds_the_library_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    expected = {f"gptoss_lib/{path.relative_to(LIBRARY).as_posix()}" for path in LIBRARY.rglob("*.py")}
+    files = [
+        path
+        for pattern in ("**/*.py", "configs/*.json", "runs/[!.]*.jsonl")
+        for path in LIBRARY.glob(pattern)
+    ]
+    expected = {f"gptoss_lib/{path.relative_to(LIBRARY).as_posix()}" for path in files}
     assert {name for name in names if ".dist-info/" not in name} == expected
 
 
