@@ -1,5 +1,6 @@
 """The command line: train, generate, eval, info; progress, Ctrl-C, errors in one sentence."""
 
+import functools
 import io
 import json
 import os
@@ -319,7 +320,10 @@ def test_interrupted_in_process_it_says_what_is_safe(config, tmp_path, monkeypat
 def test_control_c_leaves_a_run_that_goes_on(config, run, tmp_path):
     command = [sys.executable, "-m", "gptoss_lib", "train", config, "--out", str(tmp_path / "run")]
     command += ["--set", "training.steps=4000", "--set", "training.eval_every=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # What a shell starts in the background ignores Ctrl-C, and so would what the tests start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=heed, **pipes) as process:
         latest = tmp_path / "run" / "latest.safetensors"
         while process.poll() is None and not (latest.exists() and load_checkpoint(latest)[1]["step"] >= 8):
             time.sleep(0.02)

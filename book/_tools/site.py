@@ -38,6 +38,7 @@ _REDIRECT = """\
 <html lang="en">
 <meta charset="utf-8">
 <title>GPT-OSS from scratch</title>
+<link rel="icon" href="data:,">
 <meta http-equiv="refresh" content="0; url=book/index.html">
 <link rel="canonical" href="book/index.html">
 <p><a href="book/index.html">GPT-OSS from scratch</a></p>
