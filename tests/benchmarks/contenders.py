@@ -1,5 +1,6 @@
 """What is measured: each function prepares one contender and returns a function that does the work once."""
 
+import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +12,12 @@ from torch import nn
 from gptoss_lib.attention import sink_attention, sink_attention_reference
 from gptoss_lib.cache import KVCache
 from gptoss_lib.config import GPTOSSConfig
+from gptoss_lib.data import Batches, TokenData, story_data, validation_batches
 from gptoss_lib.generation import generate
 from gptoss_lib.gpt2 import GPT2, GPT2Config
 from gptoss_lib.model import GPTOSS, CompiledDecoder
-from gptoss_lib.training import parameter_groups
+from gptoss_lib.pretraining import gptoss_loss
+from gptoss_lib.training import Trainer, TrainingConfig, learning_rate_at, parameter_groups
 
 SHAPES = {  # config, batch size, tokens in a sequence
     "S": (replace(GPTOSSConfig.preset("s"), num_local_experts=4), 16, 256),
@@ -90,6 +93,48 @@ def training_step(who: str, shape: str, precision: str, compiled: bool) -> Calla
     return step
 
 
+def _simple_loop(model: nn.Module, data: TokenData, training: TrainingConfig) -> None:
+    """Train transformers' model as its own Trainer would, on the same batches, with the same checks."""
+    optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay), fused=True)
+    batches = Batches(data.train, training.batch_size, training.seq_len, training.seed)
+    for step in range(training.steps):
+        input_ids, _ = next(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, training)
+        loss = model(input_ids, labels=input_ids, use_cache=False, output_router_logits=True).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+    with torch.no_grad():
+        for input_ids, labels in validation_batches(data.val, training.batch_size, training.seq_len):
+            logits = model(input_ids, use_cache=False).logits
+            F.cross_entropy(logits.flatten(0, 1), labels.flatten()).item()
+
+
+def whole_run(who: str, steps: int = 20) -> Callable[[], None]:
+    """A short run of shape S on stories, with router losses, clipping and validation; ours also saves."""
+    config, batch_size, length = SHAPES["S"]
+    data = story_data(stories=1_500)
+    config = replace(config, vocab_size=data.tokenizer.vocab_size, router_aux_loss_coef=0.01)
+    training = TrainingConfig(
+        steps=steps, batch_size=batch_size, seq_len=length, warmup_steps=5, eval_every=0, checkpoint_every=0
+    )
+
+    fresh = _pair(config, who)
+
+    def run() -> None:
+        model = copy.deepcopy(fresh)
+        if who == "transformers":
+            _simple_loop(model, data, training)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                Trainer(model, data, training, folder, gptoss_loss(0.01)).train()
+
+    return run
+
+
 def decoding(
     who: str, precision: str, compiled: bool, prompt: int = 64, new: int = 128
 ) -> Callable[[], list]:
@@ -161,5 +206,5 @@ def memory_bandwidth(gigabytes: float = 0.5) -> Callable[[], None]:
 
 CONTENDERS = {
     function.__name__: function
-    for function in (training_step, decoding, prefill, attention, memory_bandwidth)
+    for function in (training_step, whole_run, decoding, prefill, attention, memory_bandwidth)
 }

@@ -48,6 +48,13 @@ def read_results() -> list[dict]:
     return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
 
 
-def write_page(records: list[dict]) -> None:
-    """Put the results into the page."""
+def record_results(machine: dict, found: dict[str, dict]) -> None:
+    """Keep results by the names of their cases, and write the page.
+
+    Older results of other cases stay, unless they come from another machine.
+    """
+    old = read_results() if RESULTS.exists() else [machine]
+    kept = {record["case"]: record for record in old[1:]} if old[0] == machine else {}
+    records = [machine, *(kept | found).values()]
+    RESULTS.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     PAGE.write_text(page_with(records), encoding="utf-8")
