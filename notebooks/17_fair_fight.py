@@ -1370,7 +1370,7 @@ for arm in ("gpt-oss", *CONTROLS):
 #
 # ### By the clock, and on the disk
 #
-# Equal tokens are not equal time: sorting tokens by expert is work that no FLOP count sees, and the smaller the model, the larger its share. The record's runs shared their machine with other work, which can only slow a run down. So an arm's speed is that of its fastest run. It is still rough; the FLOPs are exact.
+# Equal tokens are not equal time: sorting tokens by expert is work that no FLOP count sees, and the smaller the model, the larger its share. The record's runs shared their machine with other work, which can only slow a run down. So an arm's speed is that of its fastest run. It is still rough; the FLOPs are exact. Both models' products came from PyTorch's default library: `GPTOSS_ONEDNN=0` says so on a processor where the library would otherwise take a faster one for GPT-OSS alone.
 
 
 # %%
