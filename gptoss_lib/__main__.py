@@ -183,7 +183,7 @@ def _what_is_safe(run_dir: Path) -> str:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Print continuations of a prompt."""
-    from gptoss_lib.cache import KVCache
+    from gptoss_lib.comparison import empty_cache
     from gptoss_lib.generation import stream_text
     from gptoss_lib.model import GPTOSS
     from gptoss_lib.pretraining import load_run
@@ -198,11 +198,7 @@ def generate(arguments: argparse.Namespace) -> None:
     for number in range(arguments.samples):
         if number:
             print("\n---")
-        if isinstance(model, GPTOSS):
-            cache = KVCache.from_config(config, 1, context, arguments.device)
-        else:
-            heads = (config.n_layer, config.n_head, config.head_dim)
-            cache = KVCache(1, context, *heads, device=arguments.device)
+        cache = empty_cache(model, 1, context)
         print(arguments.prompt, end="", flush=True)
         for piece in stream_text(
             model,

@@ -780,7 +780,7 @@ def record_run(path: str | Path, run: RunConfig, history: list[dict]) -> None:
         history: the records of the log.
     """
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    head = {"kind": "run", "config": run.to_dict(), "versions": versions, "machine": _processor()}
+    head = {"kind": "run", "config": run.to_dict(), "versions": versions, "machine": processor_name()}
     lines = [head, *({name: _short(value) for name, value in each.items()} for each in history)]
     with open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -790,7 +790,7 @@ def _short(value: object) -> object:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """Return the name of the processor that this process runs on."""
     info = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []

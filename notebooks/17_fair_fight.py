@@ -128,7 +128,7 @@ from gptoss_lib.generation import generate
 from gptoss_lib.gpt2 import GPT2, GPT2Config
 from gptoss_lib.model import GPTOSS, linear_cross_entropy
 from gptoss_lib.norm import RMSNorm
-from gptoss_lib.pretraining import gptoss_loss
+from gptoss_lib.pretraining import gptoss_loss, peak_memory, processor_name
 from gptoss_lib.settings import home
 from gptoss_lib.stories import StoryError, StoryGrammar
 from gptoss_lib.training import Trainer, TrainingConfig, load_weights, save_checkpoint
@@ -882,26 +882,15 @@ def run_key(tier: str, arm: str, seed: int, rate: float, steps: int) -> str:
 
 # %%
 #| export
-def _peak_memory() -> int | None:
-    """Return the most bytes that this process has held so far, where the system tells."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _machine() -> dict:
     """Say what the run was made on."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.system()}
+    return {
+        "cpu": processor_name(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "system": platform.system(),
+    }
 
 
 def _training_speed(history: list[dict]) -> float:
@@ -938,12 +927,12 @@ def run_arm(
     training = dataclasses.replace(t.training, learning_rate=learning_rate, seed=seed, steps=steps)
     data = story_data(**t.data)
     base = dataclasses.replace(t.base, vocab_size=data.tokenizer.vocab_size)
-    before = _peak_memory()
+    before = peak_memory(training.device)
     width = solve_width(ARMS[arm], t.base)
     model = build_arm(ARMS[arm], base, width, seed)
     with tempfile.TemporaryDirectory() as folder:
         history = Trainer(model, data, training, folder, arm_loss(ARMS[arm])).train()
-    after = _peak_memory()
+    after = peak_memory(training.device)
     told, speed = tell(model, data, min(128, base.max_position_embeddings))
     curve = [row for row in history if row["kind"] == "val"]
     last = [row for row in history if row["kind"] == "train"][-1]

@@ -7,18 +7,16 @@ results and writes them into the book's page.
 
 import argparse
 import json
-import platform
-import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from gptoss_lib.config import count_parameters
+from gptoss_lib.pretraining import processor_name
 from gptoss_lib.products import ONEDNN_IS_FASTER
 from tests.benchmarks.contenders import SHAPES
 from tests.benchmarks.page import record_results
@@ -161,10 +159,8 @@ def machine() -> dict:
     """Return what the ratios depend on."""
     import transformers
 
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else []
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
