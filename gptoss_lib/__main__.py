@@ -13,6 +13,8 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
+from gptoss_lib.settings import keep_memory
+
 __all__ = ["ProgressLine", "find_config", "main", "read_config"]
 
 CONFIGS = files("gptoss_lib") / "configs"
@@ -434,4 +436,5 @@ def _sentence(error: Exception) -> str:
 
 
 if __name__ == "__main__":
+    keep_memory(large_pages=sys.argv[1:2] == ["generate"])
     sys.exit(main())

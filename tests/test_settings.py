@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 
 from gptoss_lib import settings
@@ -37,3 +41,28 @@ def test_wrong_values_get_one_sentence(monkeypatch, tmp_path):
 def test_onednn(monkeypatch, value, expected):
     monkeypatch.setenv("GPTOSS_ONEDNN", value)
     assert settings.onednn() is expected
+
+
+TEN_TENSORS = """
+import resource
+from gptoss_lib.settings import keep_memory
+{call}
+import torch
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for round in range(2):
+    before = faults()
+    for _ in range(10):
+        torch.ones(10_000_000)  # 40 MB, more than the C library ever keeps by itself
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_kept_memory_is_not_taken_from_the_system_again():
+    def page_faults(call):
+        command = [sys.executable, "-c", TEN_TENSORS.format(call=call)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert page_faults("") > 50_000  # ten times 40 MB in pages of 4 KiB
+    assert page_faults("assert keep_memory()") < 2_000

@@ -85,8 +85,8 @@ CASES = [
 
 
 class _Contender:
-    def __init__(self, function: str, arguments: dict) -> None:
-        command = [sys.executable, "-m", "tests.benchmarks.worker", function, json.dumps(arguments)]
+    def __init__(self, function: str, arguments: dict, measure: str = "seconds") -> None:
+        command = [sys.executable, "-m", "tests.benchmarks.worker", function, json.dumps(arguments), measure]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._read()
 
@@ -103,13 +103,15 @@ class _Contender:
     def _read(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.process.args[-2:]} ended before it answered; its error is above.")
+            raise RuntimeError(f"{self.process.args[-3:]} ended before it answered; its error is above.")
         return json.loads(line)
 
 
 def compare(case: Case) -> dict:
     """Run one case and return its ratio, the medians, and whether both wrote the same tokens."""
-    contenders = [_Contender(case.function, arguments) for arguments in (case.ours, case.theirs)]
+    contenders = [
+        _Contender(case.function, arguments, case.measure) for arguments in (case.ours, case.theirs)
+    ]
     for contender in contenders * 2:  # compiling, and filling memory pools
         contender.work()
     rounds = [[contender.work() for contender in contenders] for _ in range(case.rounds)]
