@@ -39,12 +39,14 @@ from gptoss_lib.data import Batches, TokenData, bits_per_byte, validation_batche
 from gptoss_lib.model import GPTOSS
 from gptoss_lib.moe import expert_load, router_z_loss
 from gptoss_lib.pretraining import RunConfig, build_model, model_config, prepare_data
+from gptoss_lib.settings import keep_memory
 from gptoss_lib.training import (
     IGNORED,
+    MAY_CHANGE,
     Logger,
     TrainingConfig,
+    adamw,
     learning_rate_at,
-    parameter_groups,
     read_log,
     save_checkpoint,
 )
@@ -78,6 +80,9 @@ class World(NamedTuple):
     device: torch.device  # where its tensors live
 
 
+_groups: list[dist.ProcessGroup] = []
+
+
 @contextmanager
 def process_group(device: str = "cpu", timeout: float = 600.0) -> Iterator[World]:
     """Join the processes that torchrun started; without torchrun, be a world of one.
@@ -94,6 +99,9 @@ def process_group(device: str = "cpu", timeout: float = 600.0) -> Iterator[World
     if "RANK" not in os.environ:
         options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     dist.init_process_group(timeout=timedelta(seconds=timeout), **options)
+    # A model that DDP wraps holds the group too. Were it the last to let go, it would wait for the group's
+    # threads without giving up Python's lock, which those threads may need: neither could go on.
+    _groups.append(dist.group.WORLD)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), place)
     finally:
@@ -374,7 +382,6 @@ class DistributedTrainer:
     """
 
     _counters = ("step", "tokens", "seconds", "log_bytes")
-    _free = ("device", "compile", "checkpoint_every")  # fields of the config that a resumed run may change
 
     def __init__(
         self,
@@ -404,13 +411,7 @@ class DistributedTrainer:
         self.forward = parallelize(model, world, strategy, config.precision)
         half = config.precision == "bf16" and strategy == "ddp"
         self.autocast = partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.weight_decay),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            fused=True,
-        )
+        self.optimizer = adamw(model, config)
         for p in model.parameters():  # as AdamW itself does at its first step; now a checkpoint can fill them
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self.optimizer.state[p] = {"step": torch.zeros((), device=world.device)} | moments
@@ -569,7 +570,7 @@ class DistributedTrainer:
 
     def _identity(self) -> dict:
         """Return what a checkpoint and this run must agree on, as it looks after JSON."""
-        config = {name: value for name, value in asdict(self.config).items() if name not in self._free}
+        config = {name: value for name, value in asdict(self.config).items() if name not in MAY_CHANGE}
         config |= {"balance_coef": self.balance_coef, "z_coef": self.z_coef}
         parts = {"config": config, "model": asdict(self.model.config), "tokens in": len(self.data.train)}
         return json.loads(json.dumps(parts))
@@ -656,4 +657,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__" and __spec__ is not None:  # started with -m: a notebook is __main__ too
+    keep_memory()
     main()

@@ -30,11 +30,13 @@ from gptoss_lib.settings import home, profile
 
 __all__ = [
     "IGNORED",
+    "MAY_CHANGE",
     "LivePlot",
     "Logger",
     "RunState",
     "Trainer",
     "TrainingConfig",
+    "adamw",
     "evaluate",
     "learning_rate_at",
     "load_checkpoint",
@@ -367,6 +369,21 @@ class LivePlot:
         )
 
 
+# Fields of the config that a resumed run may change: where and how safely it is made.
+MAY_CHANGE = ("device", "compile", "checkpoint_every")
+
+
+def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Return the optimizer of a run: AdamW on :func:`parameter_groups`, in fused kernels."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
+
+
 class RunState:
     """Everything a run has to remember to go on as if nothing had happened.
 
@@ -382,7 +399,6 @@ class RunState:
     """
 
     _counters = ("step", "tokens", "seconds", "best_nats", "log_bytes")
-    _free = ("device", "compile", "checkpoint_every")  # fields of the config that a resumed run may change
 
     def __init__(self, model: nn.Module, data: TokenData, config: TrainingConfig) -> None:
         for name, parameter in model.named_parameters():
@@ -392,13 +408,7 @@ class RunState:
                 )
         self.config, self.train_tokens = config, len(data.train)
         self.model = model.to(config.device)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.weight_decay),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            fused=True,
-        )
+        self.optimizer = adamw(model, config)
         self.batches = Batches(data.train, config.batch_size, config.seq_len, config.seed)
         self.step = 0  # updates made
         self.tokens = 0  # tokens predicted in them
@@ -444,7 +454,7 @@ class RunState:
         for part, ours in self._identity().items():
             theirs = values.get(part, {})
             for name in sorted(ours.keys() | theirs.keys()):
-                if name not in self._free and theirs.get(name) != ours.get(name):
+                if name not in MAY_CHANGE and theirs.get(name) != ours.get(name):
                     raise ValueError(
                         f"{path} comes from a run with {part}.{name}={theirs.get(name)!r}, but this one has "
                         f"{ours.get(name)!r}; use the same value to go on, or another folder for a new run."

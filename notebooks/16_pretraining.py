@@ -71,7 +71,14 @@ from gptoss_lib.products import product
 from gptoss_lib.settings import home
 from gptoss_lib.stories import StoryGrammar
 from gptoss_lib.tokenizer import BPETokenizer, get_tokenizer
-from gptoss_lib.training import Logger, Trainer, TrainingConfig, load_weights, next_token_loss
+from gptoss_lib.training import (
+    MAY_CHANGE,
+    Logger,
+    Trainer,
+    TrainingConfig,
+    load_weights,
+    next_token_loss,
+)
 
 # %% tags=["hide-input"]
 import contextlib
@@ -622,10 +629,6 @@ def _alone_in(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-# What may change when a run goes on: it decides nothing but where and how safely the run is made.
-_FREE = ("training.device", "training.compile", "training.checkpoint_every")
-
-
 def _refuse_another_run(run: RunConfig, run_dir: Path) -> None:
     """Raise a ValueError where the folder belongs to a run with another config."""
     if not (run_dir / "run.json").exists():
@@ -633,7 +636,7 @@ def _refuse_another_run(run: RunConfig, run_dir: Path) -> None:
     theirs, ours = _flat(RunConfig.from_json(run_dir).to_dict()), _flat(run.to_dict())
     for name in sorted(theirs.keys() | ours.keys()):
         old, new = theirs.get(name), ours.get(name)
-        if old != new and name not in _FREE:
+        if old != new and name.removeprefix("training.") not in MAY_CHANGE:
             raise ValueError(
                 f"{run_dir} holds a run with {name}={old!r}, but this one has {new!r}; "
                 "choose another folder, or go on with the old value."

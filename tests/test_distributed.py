@@ -356,6 +356,31 @@ def test_rows_are_cut_as_torch_chunk_cuts(rows, size):
     assert [row for start, stop in ranges for row in range(start, stop)] == list(range(rows))
 
 
+LAST_HOLDER = """
+import sys, torch
+import torch.distributed as dist
+from gptoss_lib.distributed import process_group
+sys.setswitchinterval(100)  # threads get Python's lock only where this one lets go of it
+for _ in range(300):
+    with process_group():
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+        model(torch.ones(1, 2)).sum().backward()
+        for _ in range(3):
+            dist.all_reduce(torch.ones(3))
+    del model
+"""
+
+
+def test_a_model_may_outlive_its_process_group():
+    # Without a reference of process_group's own this hangs where threads have to wait for a processor.
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        subprocess.run([sys.executable, "-c", LAST_HOLDER], check=True, timeout=90)
+    finally:
+        for process in busy:
+            process.kill()
+
+
 def test_one_process_balances_as_chapter_14_does():
     logits = [torch.randn(11, 7, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
     with process_group():
