@@ -98,9 +98,13 @@ class LayerCache:
     def _write(self, key: Tensor, value: Tensor, past: int, end: int) -> None:
         """Put the last of the tokens from ``past`` to ``end`` into their slots."""
         first = max(past, end - self.slots)
-        at = torch.arange(first, end, device=self.keys.device) % self.slots
-        self.keys.index_copy_(2, at, key[:, :, first - past :])
-        self.values.index_copy_(2, at, value[:, :, first - past :])
+        slot = first % self.slots
+        if slot + end - first <= self.slots:  # slots in a row
+            at = slice(slot, slot + end - first)
+        else:
+            at = torch.arange(first, end, device=self.keys.device) % self.slots
+        self.keys[:, :, at] = key[:, :, first - past :]
+        self.values[:, :, at] = value[:, :, first - past :]
         self.length = end
 
 

@@ -47,13 +47,15 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None
         a: [M, K].
         b: [K, N].
         bias: [N], or None for none.
-        out: [M, N], where the result goes; None for a new tensor.
+        out: [M, N], where the result goes, in any precision; None for a new tensor.
     """
     fits = a.dtype == torch.float32 and a.device.type == "cpu" and a.numel() > 0  # oneDNN takes no empty ones
     if ONEDNN_IS_FASTER and fits:
         run = _opaque_product if torch.compiler.is_compiling() else _onednn_product
         result = run(a, b, bias)
         return result if out is None else out.copy_(result)
+    if out is not None and out.dtype != a.dtype:
+        return out.copy_(product(a, b, bias))
     return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
 
 
@@ -94,7 +96,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         result = (weight * x.flatten()).sum(-1)  # [N]
         return (result if bias is None else result + bias).view(*x.shape[:-1], -1)
     wide = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if ONEDNN_IS_FASTER and on_cpu and wide and x.numel() > 0:
+    if ONEDNN_IS_FASTER and on_cpu and wide and x.numel() > 0 and len(weight) >= 64:  # few are not worth it
         multiply = _Linear.apply if torch.is_grad_enabled() else _linear
         return multiply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
     return F.linear(x, weight, bias)

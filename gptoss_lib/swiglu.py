@@ -73,6 +73,8 @@ def swiglu_backward(
     opening = (alpha * held).sigmoid_()
     bend = held.mul_(opening)
     slope = torch.addcmul(opening, bend, 1 - opening, value=alpha)
-    grad_gate = slope.mul_(up.clamp(-limit, limit).add_(1)).mul_(grad).masked_fill_(gate > limit, 0)
-    grad_up = bend.mul_(grad).masked_fill_(up.abs() > limit, 0)
-    return grad_gate, grad_up
+    slope.mul_(up.clamp(-limit, limit).add_(1))
+    unless_held = torch.ops.aten.hardtanh_backward
+    beyond = torch.nextafter(gate.new_tensor(limit), gate.new_tensor(torch.inf)).item()
+    grad_gate = unless_held(slope.mul_(grad), gate, -torch.inf, beyond)
+    return grad_gate, unless_held(bend.mul_(grad), up, -beyond, beyond)

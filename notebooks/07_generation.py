@@ -518,8 +518,10 @@ def sample(
         ValueError: if a setting is out of range, the logits hold NaN, or there are more or fewer
             generators than rows.
     """
-    probabilities = warp(logits, previous, **settings).softmax(dim=-1)
-    rows = len(logits)
+    warped, rows = warp(logits, previous, **settings), len(logits)
+    if settings.get("temperature") == 0:
+        return warped.argmax(dim=-1)
+    probabilities = warped.softmax(dim=-1)
     if generator is None or isinstance(generator, torch.Generator):
         uniform = torch.rand(rows, generator=generator, dtype=torch.float64)
     elif len(generator) == rows:

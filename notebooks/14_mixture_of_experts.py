@@ -107,6 +107,7 @@ inside; a linear router scores them, the K best work on the token, and the softm
 weighs their answers. Tokens are sorted by expert, so that each expert makes one matrix product.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -114,7 +115,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptoss_lib.config import GPTOSSConfig
-from gptoss_lib.products import ONEDNN_IS_FASTER, product
+from gptoss_lib.products import ONEDNN_IS_FASTER, linear, product
 from gptoss_lib.swiglu import join_gate_up, swiglu, swiglu_backward, swiglu_parts
 
 
@@ -151,7 +152,7 @@ class Router(nn.Module):
         """
         if self.training and self.jitter:
             x = x * torch.empty_like(x).uniform_(1 - self.jitter, 1 + self.jitter)
-        router_logits = F.linear(x, self.weight, self.bias)  # [N, E]
+        router_logits = linear(x, self.weight, self.bias)  # [N, E]
         chosen, indices = router_logits.topk(self.top_k, dim=-1)  # [N, K]
         return router_logits, chosen.softmax(dim=-1), indices
 
@@ -345,6 +346,13 @@ def _num_rows(indices: Tensor, num_experts: int, multiple: int) -> int:
     return indices.numel() + num_experts * (multiple - 1)
 
 
+def _of_expert(
+    x: Tensor, weight: Tensor, bias: Tensor | None, expert: int, out: Tensor | None = None
+) -> Tensor:
+    """Return x @ weight + bias of one expert, whose numbers are cast to the precision of x."""
+    return product(x, weight[expert].to(x.dtype), None if bias is None else bias[expert].to(x.dtype), out)
+
+
 @torch.library.custom_op("gptoss_lib::experts", mutates_args=())
 def _run_experts(
     x: Tensor,
@@ -368,13 +376,11 @@ def _run_experts(
     for expert, (start, end) in enumerate(segments):
         if start == end:
             continue
-        bias = None if gate_up_bias is None else gate_up_bias[expert]
-        inner = product(rows[start:end], gate_up_proj[expert], bias)  # [n, 2F]
+        inner = _of_expert(rows[start:end], gate_up_proj, gate_up_bias, expert)  # [n, 2F]
         g, u = inner.unflatten(-1, (-1, 2)).unbind(-1)
         g, u = gate[start:end].copy_(g), up[start:end].copy_(u)
         hidden[start:end] = swiglu_parts(g, u, alpha, limit)
-        bias = None if down_bias is None else down_bias[expert]
-        product(hidden[start:end], down_proj[expert], bias, out=answers[start:end])
+        _of_expert(hidden[start:end], down_proj, down_bias, expert, out=answers[start:end])
     out = F.embedding_bag(row, answers, mode="sum", per_sample_weights=scores)  # [N, D]
     ends = torch.tensor([end for _, end in segments])
     return [out, rows, gate, up, hidden, token, row, ends]
@@ -404,16 +410,16 @@ def _experts_backward(
     start = 0
     for expert, end in enumerate(ends.tolist()):
         grad = grad_out[token[start:end]]  # [n, D]
-        grad_hidden = product(grad, down_proj[expert].t())  # [n, F]
+        grad_hidden = product(grad, down_proj[expert].to(grad.dtype).t())  # [n, F]
         grad_share[start:end] = (grad_hidden * hidden[start:end]).sum(-1, keepdim=True)
         if down_bias is not None:
-            grad_share[start:end] += (grad @ down_bias[expert]).unsqueeze(-1)
+            grad_share[start:end] += (grad @ down_bias[expert].to(grad.dtype)).unsqueeze(-1)
         _put_gradients(hidden[start:end], grad.mul_(share[start:end]), expert, *grads[2:])
         grad_hidden.mul_(share[start:end])
         parts = swiglu_backward(grad_hidden, gate[start:end], up[start:end], alpha, limit)
         grad_inner = join_gate_up(*parts)  # [n, 2F]
         _put_gradients(rows[start:end], grad_inner, expert, *grads[:2])
-        product(grad_inner, gate_up_proj[expert].t(), out=grad_rows[start:end])
+        product(grad_inner, gate_up_proj[expert].to(grad.dtype).t(), out=grad_rows[start:end])
         start = end
     return [F.embedding_bag(row, grad_rows, mode="sum"), grad_share.squeeze(-1)[row], *weights]
 
@@ -480,8 +486,9 @@ _run_experts.register_autograd(_call_backward, setup_context=_keep_for_backward)
 
 # %%
 #| export
-def _grouped_experts(x, scores, indices, alpha, limit, gate_up_proj, gate_up_bias, down_proj, down_bias):
+def _grouped_experts(x, scores, indices, alpha, limit, *weights):
     """Run all experts in two grouped products, without waiting for the device."""
+    gate_up_proj, gate_up_bias, down_proj, down_bias = (w if w is None else w.to(x.dtype) for w in weights)
     expert, order = indices.flatten().sort(stable=True)
     ends = torch.searchsorted(expert, torch.arange(len(down_proj), device=x.device), right=True).int()
     inner = F.grouped_mm(x[order // indices.shape[1]], gate_up_proj, offs=ends)  # [N·K, 2F]
@@ -502,7 +509,9 @@ def _can_group(x: Tensor, weight: Tensor) -> bool:
 
 
 # %% [markdown]
-# The module holds the weights in Hugging Face's layout and chooses the way. Under autocast it casts once, for all experts, and leaves the master weights in 32 bits.
+# A single token, the case of writing text, needs no sorting. Its K experts multiply one vector by a matrix each, and $xW$ is a sum of the rows of $W$, weighted by the numbers in $x$: `embedding_bag` once more. Choose the rows of K matrices, and one call does it for all experts, reading each chosen weight once, in the order in which it lies in memory.
+#
+# The module holds the weights in Hugging Face's layout and chooses the way. The master weights stay in 32 bits under autocast; each expert's are cast when its turn comes, so that the copy is small enough to stay in the processor's caches, and its gradient is widened on the way to its place.
 
 
 # %%
@@ -510,21 +519,32 @@ def _can_group(x: Tensor, weight: Tensor) -> bool:
 def _sorted_experts(x, scores, indices, alpha, limit, *weights):
     num_experts = len(weights[-2])
     # On a CPU oneDNN prepares every new size of a product, which small segments are not worth.
-    multiple = 64 if x.dtype != torch.float32 else 16 if ONEDNN_IS_FASTER else 1
+    multiple = 32 if x.dtype != torch.float32 else 16 if ONEDNN_IS_FASTER else 1
     if x.device.type != "cpu" or indices.numel() < multiple * num_experts:
         multiple = 1
     return _run_experts(x, scores, indices, alpha, limit, multiple, *weights)[0]
 
 
-@torch.compiler.disable
+def _chosen_products(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+    """Multiply x [K, in] by the weights of K experts out of [E, in, out]: sums of their rows, [K, out]."""
+    K, width = len(chosen), weight.shape[1]
+    pieces = math.gcd(width, 8)  # of a sum, so that many cores can share the work
+    rows = chosen.unsqueeze(-1) * width + torch.arange(width, device=x.device)  # [K, in]
+    rows, shares = (each.reshape(K * pieces, -1) for each in (rows, x))
+    sums = F.embedding_bag(rows, weight.flatten(0, 1), mode="sum", per_sample_weights=shares)
+    return sums.view(K, pieces, -1).sum(1)
+
+
 def _experts_of_one_token(x, scores, indices, alpha, limit, gate_up_proj, gate_up_bias, down_proj, down_bias):
-    out = torch.zeros_like(x)  # [1, D]
-    for score, expert in zip(scores[0], indices[0].tolist(), strict=True):
-        bias = None if gate_up_bias is None else gate_up_bias[expert]
-        hidden = swiglu(product(x, gate_up_proj[expert], bias), alpha, limit)  # [1, F]
-        bias = None if down_bias is None else down_bias[expert]
-        out.addcmul_(score, product(hidden, down_proj[expert], bias))
-    return out
+    dtype, chosen = x.dtype, indices[0]  # [K]
+    x, scores = x.to(down_proj.dtype), scores.to(down_proj.dtype)
+    inner = _chosen_products(x.expand(len(chosen), -1), gate_up_proj, chosen)  # [K, 2F]
+    if gate_up_bias is not None:
+        inner = inner + gate_up_bias[chosen]
+    answers = _chosen_products(swiglu(inner, alpha, limit), down_proj, chosen)  # [K, D]
+    if down_bias is not None:
+        answers = answers + down_bias[chosen]
+    return (scores @ answers).to(dtype)
 
 
 class Experts(nn.Module):
@@ -563,7 +583,6 @@ class Experts(nn.Module):
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         x, scores = x.to(dtype), scores.to(dtype)
-        weights = [None if weight is None else weight.to(dtype) for weight in weights]
         if len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled():
             run = _experts_of_one_token
         else:

@@ -207,6 +207,20 @@ def test_a_kernel_that_cannot_share_keys(monkeypatch, T, window):
     assert_same(inputs(T), window=window)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("window", [None, 5, 40])
+def test_a_single_query_under_the_compiler(window, sinks, masked):
+    query, key, value, sink = inputs(1, 40)
+    sink = sink if sinks else None
+    options = {"window": window}
+    if masked:
+        options = {"mask": attention_mask(torch.tensor([17]), torch.arange(40).roll(3), window)}
+    compiled = torch.compile(sink_attention, backend="eager", dynamic=False)
+    expected = sink_attention_reference(query, key, value, sink, **options)
+    torch.testing.assert_close(compiled(query, key, value, sink, **options), expected, atol=1e-6, rtol=1e-5)
+
+
 def test_other_devices_take_the_reference():
     out = sink_attention(*(x.to("meta") for x in inputs(40)), window=5)
     assert out.shape == (B, H, 40, hd)

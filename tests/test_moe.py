@@ -113,6 +113,35 @@ def test_few_tokens_and_empty_experts(shape):
     compare(made(), x, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.03)]
+)
+@pytest.mark.parametrize("experts_a_token", [1, K, E])
+@pytest.mark.parametrize("biases", [True, False])
+def test_writing_one_token(biases, experts_a_token, dtype, tolerance):
+    changes = {"num_experts_per_tok": experts_a_token, "router_bias": biases, "expert_bias": biases}
+    moe, x = made(**changes), numbers(1, 1, D, seed=8)
+    if dtype == torch.bfloat16:  # the same numbers in both precisions, so that the same experts are chosen
+        for tensor in (*moe.parameters(), x):
+            tensor.data = tensor.data.to(dtype).double()
+    expected = moe_reference(moe, x)[0]
+    with torch.no_grad():
+        output = moe.to(dtype)(x.to(dtype))[0]
+    assert output.dtype == dtype
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=tolerance * scale)
+
+
+def test_one_token_under_autocast_is_computed_with_the_master_weights():
+    moe, x = made(dtype=torch.float32), numbers(1, 1, D, seed=8).float()
+    with torch.no_grad():
+        expected = moe(x)[0]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = moe(x)[0]
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.03 * expected.abs().max().item())
+
+
 def test_experts_without_tokens_get_a_zero_gradient():
     moe = made()
     moe.router.bias.data = torch.tensor([50.0, 50, 50, 0, 0, 0, 0], dtype=torch.float64)
