@@ -85,8 +85,8 @@ CASES = [
 
 
 class _Contender:
-    def __init__(self, function: str, arguments: dict, measure: str = "seconds") -> None:
-        command = [sys.executable, "-m", "tests.benchmarks.worker", function, json.dumps(arguments), measure]
+    def __init__(self, function: str, arguments: dict, *options: str) -> None:
+        command = [sys.executable, "-m", "tests.benchmarks.worker", function, json.dumps(arguments), *options]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._read()
 
@@ -103,15 +103,19 @@ class _Contender:
     def _read(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.process.args[-3:]} ended before it answered; its error is above.")
+            raise RuntimeError(f"{self.process.args[3:]} ended before it answered; its error is above.")
         return json.loads(line)
 
 
-def compare(case: Case) -> dict:
-    """Run one case and return its ratio, the medians, and whether both wrote the same tokens."""
-    contenders = [
-        _Contender(case.function, arguments, case.measure) for arguments in (case.ours, case.theirs)
-    ]
+def compare(case: Case, keep_memory: bool = False) -> dict:
+    """Run one case and return its ratio, the medians, and whether both wrote the same tokens.
+
+    Args:
+        case: what is compared.
+        keep_memory: both contenders keep the memory that they free (there are no goals for this).
+    """
+    options = [case.measure, "--keep-memory"] if keep_memory else [case.measure]
+    contenders = [_Contender(case.function, arguments, *options) for arguments in (case.ours, case.theirs)]
     for contender in contenders * 2:  # compiling, and filling memory pools
         contender.work()
     rounds = [[contender.work() for contender in contenders] for _ in range(case.rounds)]
@@ -120,9 +124,9 @@ def compare(case: Case) -> dict:
     values = [[answer[case.measure] for answer in answers] for answers in rounds]
     ours, theirs = zip(*values, strict=True)
     result = {
-        "case": case.name,
+        "case": case.name + (", freed memory kept" if keep_memory else ""),
         "ratio": statistics.median(b / a for a, b in values),
-        "goal": case.goal,
+        "goal": None if keep_memory else case.goal,
         "ours": statistics.median(ours),
         "theirs": statistics.median(theirs),
         "unit": case.measure,
@@ -134,7 +138,7 @@ def compare(case: Case) -> dict:
 
 def bandwidth_share(seconds_a_token: float, bytes_a_number: int) -> dict:
     """Return which share of the memory's read bandwidth decoding reaches: weights read, a token."""
-    reader = _Contender("memory_bandwidth", {})
+    reader = _Contender("memory_bandwidth", {}, "seconds")
     bandwidth = 0.5e9 / min(reader.work()["seconds"] for _ in range(8))
     reader.close()
     read = count_parameters(SHAPES["C"][0]).active * bytes_a_number
@@ -146,14 +150,14 @@ def bandwidth_share(seconds_a_token: float, bytes_a_number: int) -> dict:
     }
 
 
-def results(names: list[str]) -> Iterator[dict]:
+def results(names: list[str], keep_memory: bool = False) -> Iterator[dict]:
     """Run the cases whose names contain one of ``names``, or all."""
     for case in CASES:
         if names and not any(name in case.name for name in names):
             continue
-        result = compare(case)
+        result = compare(case, keep_memory)
         yield result
-        if case.function == "decoding" and case.ours["compiled"] and case.goal:
+        if case.function == "decoding" and case.ours["compiled"] and result["goal"]:
             yield bandwidth_share(result["ours"] / 128, 2 if case.ours["precision"] == "bf16" else 4)
 
 
@@ -179,10 +183,11 @@ def main() -> None:
     parser.add_argument(
         "--record", action="store_true", help="keep the results for the book's page, in place of older ones"
     )
+    parser.add_argument("--keep-memory", action="store_true", help="let both keep the memory that they free")
     arguments = parser.parse_args()
     here, found = machine(), {}
     print(json.dumps(here), flush=True)
-    for record in results(arguments.case):
+    for record in results(arguments.case, arguments.keep_memory):
         found[record["case"]] = record
         print(f"{record['ratio']:6.2f}  (goal {record['goal']})  {record['case']}", flush=True)
     if arguments.record:
