@@ -165,7 +165,8 @@ def _banded(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, win
 def _one_query(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, mask: Tensor) -> Tensor:
     """Attention of a single query in sums and products, which the compiler fuses into very few loops."""
     B, KV, S, hd = key.shape
-    query = query.view(B, KV, -1, 1, hd).float()  # [B, KV, G, 1, hd], the queries of a group
+    wide = torch.promote_types(query.dtype, torch.float32)
+    query = query.view(B, KV, -1, 1, hd).to(wide)  # [B, KV, G, 1, hd], the queries of a group
     scores = (query * key.unsqueeze(2)).sum(-1) / math.sqrt(hd)  # [B, KV, G, S]
     scores = hide(scores.view(B, -1, 1, S), mask).view_as(scores)
     highest = scores.amax(-1, keepdim=True)

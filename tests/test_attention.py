@@ -211,14 +211,14 @@ def test_a_kernel_that_cannot_share_keys(monkeypatch, T, window):
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("window", [None, 5, 40])
 def test_a_single_query_under_the_compiler(window, sinks, masked):
-    query, key, value, sink = inputs(1, 40)
+    query, key, value, sink = inputs(1, 40, dtype=torch.float64)
     sink = sink if sinks else None
     options = {"window": window}
     if masked:
         options = {"mask": attention_mask(torch.tensor([17]), torch.arange(40).roll(3), window)}
     compiled = torch.compile(sink_attention, backend="eager", dynamic=False)
     expected = sink_attention_reference(query, key, value, sink, **options)
-    torch.testing.assert_close(compiled(query, key, value, sink, **options), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(compiled(query, key, value, sink, **options), expected, atol=1e-12, rtol=1e-12)
 
 
 def test_other_devices_take_the_reference():
