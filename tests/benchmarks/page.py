@@ -18,7 +18,7 @@ def table(records: list[dict]) -> str:
         f"{products}.",
         "",
         "| What | Ours | Theirs | Ratio | Goal |",
-        "|---|---|---|---|---|",
+        "|---|--:|--:|--:|---|",
     ]
     for result in results:
         ours, theirs = (_amount(result.get(side), result.get("unit")) for side in ("ours", "theirs"))
@@ -33,7 +33,7 @@ def table(records: list[dict]) -> str:
 def _amount(value: float | None, unit: str | None) -> str:
     if value is None:
         return ""
-    return f"{1000 * value:,.0f} ms" if unit == "seconds" else f"{value:,.0f} MB"
+    return f"{1000 * value:,.0f}&nbsp;ms" if unit == "seconds" else f"{value:,.0f}&nbsp;MB"
 
 
 def page_with(records: list[dict]) -> str:

@@ -48,5 +48,5 @@ def test_a_missed_goal_is_said():
     machine = {"threads": 2, "processor": "chip", "torch": "2", "transformers": "5", "onednn_products": False}
     result = {"case": "x", "ratio": 0.5, "goal": 1.0, "ours": 0.2, "theirs": 0.1, "unit": "seconds"}
     text = table([machine, result | {"same_tokens": True}, {"case": "y", "ratio": 0.9, "goal": 0.85}])
-    assert "| x; same tokens | 200 ms | 100 ms | 0.50 | 1.00, not reached |" in text
+    assert "| x; same tokens | 200&nbsp;ms | 100&nbsp;ms | 0.50 | 1.00, not reached |" in text
     assert "| y |  |  | 0.90 | 0.85 |" in text
