@@ -517,13 +517,16 @@ def _banded(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, win
 
 # %%
 #| export
-def _one_query(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, mask: Tensor) -> Tensor:
+def _one_query(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, mask: Tensor | None
+) -> Tensor:
     """Attention of a single query in sums and products, which the compiler fuses into very few loops."""
     B, KV, S, hd = key.shape
     wide = torch.promote_types(query.dtype, torch.float32)
     query = query.view(B, KV, -1, 1, hd).to(wide)  # [B, KV, G, 1, hd], the queries of a group
     scores = (query * key.unsqueeze(2)).sum(-1) / math.sqrt(hd)  # [B, KV, G, S]
-    scores = hide(scores.view(B, -1, 1, S), mask).view_as(scores)
+    if mask is not None:
+        scores = hide(scores.view(B, -1, 1, S), mask).view_as(scores)
     highest = scores.amax(-1, keepdim=True)
     if sinks is not None:
         sinks = sinks.view(KV, -1, 1)
@@ -574,16 +577,13 @@ def sink_attention(
     T, S = query.shape[-2], key.shape[-2]
     if query.device.type != "cpu":
         return sink_attention_reference(query, key, value, sinks, window, mask)
-    if T == 1 and torch.compiler.is_compiling():
-        return _one_query(
-            query, key, value, sinks, _default_mask(query, key, window) if mask is None else mask
-        )
     if mask is None and T == S and window is not None and 4 * window <= T:
         return _banded(query, key, value, sinks, window)
     sees_all = window is None or window >= S
     if mask is None and not (sees_all and T in (1, S)):
         mask = _default_mask(query, key, window)
-    return _flash(query, key, value, sinks, mask)
+    run = _one_query if T == 1 and torch.compiler.is_compiling() else _flash
+    return run(query, key, value, sinks, mask)
 
 
 # %%
