@@ -220,17 +220,17 @@ def sample(
         ValueError: if a setting is out of range, the logits hold NaN, or there are more or fewer
             generators than rows.
     """
-    warped, rows = warp(logits, previous, **settings), len(logits)
+    rows, shared = len(logits), generator is None or isinstance(generator, torch.Generator)
+    if not shared and len(generator) != rows:
+        raise ValueError(f"There are {len(generator)} generators for {rows} rows; give one, or one a row.")
+    warped = warp(logits, previous, **settings)
     if settings.get("temperature") == 0:
         return warped.argmax(dim=-1)
-    probabilities = warped.softmax(dim=-1)
-    if generator is None or isinstance(generator, torch.Generator):
+    if shared:
         uniform = torch.rand(rows, generator=generator, dtype=torch.float64)
-    elif len(generator) == rows:
-        uniform = torch.cat([torch.rand(1, generator=each, dtype=torch.float64) for each in generator])
     else:
-        raise ValueError(f"There are {len(generator)} generators for {rows} rows; give one, or one a row.")
-    return draw(probabilities, uniform)
+        uniform = torch.cat([torch.rand(1, generator=each, dtype=torch.float64) for each in generator])
+    return draw(warped.softmax(dim=-1), uniform)
 
 
 def generate_tokens(

@@ -312,8 +312,9 @@ def test_a_rows_sample_depends_on_its_own_generator_only():
     together = sample(logits, generator=generators(range(5)))
     for row in range(5):
         assert sample(logits[row : row + 1], generator=generators([row])).item() == together[row]
-    with pytest.raises(ValueError, match="4 generators for 5 rows"):
-        sample(logits, generator=generators(range(4)))
+    for temperature in (1, 0):
+        with pytest.raises(ValueError, match="4 generators for 5 rows"):
+            sample(logits, generator=generators(range(4)), temperature=temperature)
 
 
 # ── the loop ──────────────────────────────────────────────────────────────────────────────────────
