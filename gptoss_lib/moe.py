@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gptoss_lib.config import GPTOSSConfig
 from gptoss_lib.products import ONEDNN_IS_FASTER, linear, product
@@ -181,6 +182,20 @@ def _run_experts(
     return [out, rows, gate, up, hidden, token, row, ends]
 
 
+_GRADIENT_MEMORY = WeakTensorKeyDictionary()  # of every weight, the memory in which its last gradient was
+_count_holders = getattr(torch._C, "_storage_Use_Count", None)  # not in every build of older versions
+
+
+def _empty_gradient(weight: Tensor) -> Tensor:
+    """Return an empty tensor like ``weight``, in the memory of its last gradient if nobody holds that."""
+    if _count_holders is None or not weight.is_cpu:
+        return torch.empty_like(weight)
+    memory = _GRADIENT_MEMORY.get(weight)
+    if memory is None or _count_holders(memory._cdata) > 1:  # the dictionary is one of the holders
+        memory = _GRADIENT_MEMORY[weight] = torch.empty_like(weight).untyped_storage()
+    return weight.new_empty(0).set_(memory, 0, weight.shape)
+
+
 @torch.library.custom_op("gptoss_lib::experts_backward", mutates_args=())
 def _experts_backward(
     grad_out: Tensor,
@@ -188,17 +203,15 @@ def _experts_backward(
     saved: list[Tensor],
     alpha: float,
     limit: float,
+    weights: list[Tensor | None],
     needed: list[bool],
-    gate_up_proj: Tensor,
-    down_proj: Tensor,
-    down_bias: Tensor | None,
 ) -> list[Tensor]:
     """Return the gradients of x, the scores, and those weights and biases that are needed."""
     rows, gate, up, hidden, token, row, ends = saved
-    shapes = _weight_shapes(gate_up_proj, down_proj, needed)
-    weights = [gate_up_proj.new_empty(shape) for shape in shapes]
-    given = iter(weights)
-    grads = [next(given) if wanted else None for wanted in needed]
+    gate_up_proj, _, down_proj, down_bias = weights
+    grads = [
+        _empty_gradient(weight) if wanted else None for weight, wanted in zip(weights, needed, strict=True)
+    ]
     share = scores.new_zeros(len(token), 1)  # a row that only pads has no share in anything
     share[row] = scores.unsqueeze(-1)
     grad_share, grad_rows = torch.empty_like(share), torch.empty_like(rows)
@@ -216,7 +229,8 @@ def _experts_backward(
         _put_gradients(rows[start:end], grad_inner, expert, *grads[:2])
         product(grad_inner, gate_up_proj[expert].to(grad.dtype).t(), out=grad_rows[start:end])
         start = end
-    return [F.embedding_bag(row, grad_rows, mode="sum"), grad_share.squeeze(-1)[row], *weights]
+    of_weights = [grad for grad in grads if grad is not None]
+    return [F.embedding_bag(row, grad_rows, mode="sum"), grad_share.squeeze(-1)[row], *of_weights]
 
 
 def _put_gradients(x: Tensor, grad: Tensor, expert: int, weight: Tensor | None, bias: Tensor | None) -> None:
@@ -225,13 +239,6 @@ def _put_gradients(x: Tensor, grad: Tensor, expert: int, weight: Tensor | None, 
         product(x.t(), grad, out=weight[expert])
     if bias is not None:
         torch.sum(grad, 0, out=bias[expert])
-
-
-def _weight_shapes(gate_up_proj: Tensor, down_proj: Tensor, needed: list[bool]) -> list[tuple[int, ...]]:
-    """Return the shapes of those weights and biases whose gradients are needed."""
-    (E, D, double), width = gate_up_proj.shape, down_proj.shape[1]
-    shapes = [(E, D, double), (E, double), (E, width, D), (E, D)]
-    return [shape for shape, wanted in zip(shapes, needed, strict=True) if wanted]
 
 
 @_run_experts.register_fake
@@ -244,21 +251,20 @@ def _(x, scores, indices, alpha, limit, multiple, gate_up_proj, gate_up_bias, do
 
 
 @_experts_backward.register_fake
-def _(grad_out, scores, saved, alpha, limit, needed, gate_up_proj, down_proj, down_bias):
-    weights = [gate_up_proj.new_empty(shape) for shape in _weight_shapes(gate_up_proj, down_proj, needed)]
-    return [torch.empty_like(grad_out), torch.empty_like(scores), *weights]
+def _(grad_out, scores, saved, alpha, limit, weights, needed):
+    chosen = [weight for weight, wanted in zip(weights, needed, strict=True) if wanted]
+    return [torch.empty_like(x) for x in (grad_out, scores, *chosen)]
 
 
 def _keep_for_backward(ctx, inputs, output):
-    _, scores, _, ctx.alpha, ctx.limit, _, gate_up_proj, _, down_proj, down_bias = inputs
-    ctx.save_for_backward(scores, gate_up_proj, down_proj, down_bias, *output[1:])
+    _, scores, _, ctx.alpha, ctx.limit, _, *weights = inputs
+    ctx.save_for_backward(scores, *weights, *output[1:])
 
 
 def _call_backward(ctx, grads):
-    scores, gate_up_proj, down_proj, down_bias, *saved = ctx.saved_tensors
-    needed = list(ctx.needs_input_grad[6:])
-    weights = (gate_up_proj, down_proj, down_bias)
-    results = _experts_backward(grads[0], scores, saved, ctx.alpha, ctx.limit, needed, *weights)
+    scores, *kept = ctx.saved_tensors
+    weights, saved, needed = kept[:4], kept[4:], list(ctx.needs_input_grad[6:])
+    results = _experts_backward(grads[0], scores, saved, ctx.alpha, ctx.limit, weights, needed)
     given = iter(results[2:])
     of_weights = [next(given) if wanted else None for wanted in needed]
     return *results[:2], None, None, None, None, *of_weights

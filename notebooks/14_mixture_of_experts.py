@@ -113,6 +113,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gptoss_lib.config import GPTOSSConfig
 from gptoss_lib.products import ONEDNN_IS_FASTER, linear, product
@@ -337,6 +338,8 @@ print("segments, padded to 4:", sort_by_expert(torch.tensor(choices), 3, multipl
 # $$ \frac{\partial L}{\partial h} = p\, (g\, W^\top), \qquad \frac{\partial L}{\partial W} = \sum_{\text{rows}} h^\top (p\, g), \qquad \frac{\partial L}{\partial p} = g \cdot (hW + b) = (g\,W^\top) \cdot h + g \cdot b . $$
 #
 # In words: the first two are a linear layer's gradients, scaled by the weight. The last one compares the expert's answer with the direction in which the loss rises: where it is negative, the answer helps, and a step against the gradient gives that expert more weight. It is what trains the router. Written as on the far right it needs no answer of the expert, only $gW^\top$, which we compute anyway. So forward need not keep the answers.
+#
+# A last detail costs more than one would think. Gradients are as large as the weights, and after every step they are let go. The operating system takes such large pieces of memory back and clears them before it hands them out again, which can take as long as all products of a step ([Speed and memory](../book/benchmarks.md)). So we remember the memory of each weight's last gradient, and use it again if nobody else holds it any more.
 
 
 # %%
@@ -386,6 +389,20 @@ def _run_experts(
     return [out, rows, gate, up, hidden, token, row, ends]
 
 
+_GRADIENT_MEMORY = WeakTensorKeyDictionary()  # of every weight, the memory in which its last gradient was
+_count_holders = getattr(torch._C, "_storage_Use_Count", None)  # not in every build of older versions
+
+
+def _empty_gradient(weight: Tensor) -> Tensor:
+    """Return an empty tensor like ``weight``, in the memory of its last gradient if nobody holds that."""
+    if _count_holders is None or not weight.is_cpu:
+        return torch.empty_like(weight)
+    memory = _GRADIENT_MEMORY.get(weight)
+    if memory is None or _count_holders(memory._cdata) > 1:  # the dictionary is one of the holders
+        memory = _GRADIENT_MEMORY[weight] = torch.empty_like(weight).untyped_storage()
+    return weight.new_empty(0).set_(memory, 0, weight.shape)
+
+
 @torch.library.custom_op("gptoss_lib::experts_backward", mutates_args=())
 def _experts_backward(
     grad_out: Tensor,
@@ -393,17 +410,15 @@ def _experts_backward(
     saved: list[Tensor],
     alpha: float,
     limit: float,
+    weights: list[Tensor | None],
     needed: list[bool],
-    gate_up_proj: Tensor,
-    down_proj: Tensor,
-    down_bias: Tensor | None,
 ) -> list[Tensor]:
     """Return the gradients of x, the scores, and those weights and biases that are needed."""
     rows, gate, up, hidden, token, row, ends = saved
-    shapes = _weight_shapes(gate_up_proj, down_proj, needed)
-    weights = [gate_up_proj.new_empty(shape) for shape in shapes]
-    given = iter(weights)
-    grads = [next(given) if wanted else None for wanted in needed]
+    gate_up_proj, _, down_proj, down_bias = weights
+    grads = [
+        _empty_gradient(weight) if wanted else None for weight, wanted in zip(weights, needed, strict=True)
+    ]
     share = scores.new_zeros(len(token), 1)  # a row that only pads has no share in anything
     share[row] = scores.unsqueeze(-1)
     grad_share, grad_rows = torch.empty_like(share), torch.empty_like(rows)
@@ -421,7 +436,8 @@ def _experts_backward(
         _put_gradients(rows[start:end], grad_inner, expert, *grads[:2])
         product(grad_inner, gate_up_proj[expert].to(grad.dtype).t(), out=grad_rows[start:end])
         start = end
-    return [F.embedding_bag(row, grad_rows, mode="sum"), grad_share.squeeze(-1)[row], *weights]
+    of_weights = [grad for grad in grads if grad is not None]
+    return [F.embedding_bag(row, grad_rows, mode="sum"), grad_share.squeeze(-1)[row], *of_weights]
 
 
 def _put_gradients(x: Tensor, grad: Tensor, expert: int, weight: Tensor | None, bias: Tensor | None) -> None:
@@ -430,13 +446,6 @@ def _put_gradients(x: Tensor, grad: Tensor, expert: int, weight: Tensor | None, 
         product(x.t(), grad, out=weight[expert])
     if bias is not None:
         torch.sum(grad, 0, out=bias[expert])
-
-
-def _weight_shapes(gate_up_proj: Tensor, down_proj: Tensor, needed: list[bool]) -> list[tuple[int, ...]]:
-    """Return the shapes of those weights and biases whose gradients are needed."""
-    (E, D, double), width = gate_up_proj.shape, down_proj.shape[1]
-    shapes = [(E, D, double), (E, double), (E, width, D), (E, D)]
-    return [shape for shape, wanted in zip(shapes, needed, strict=True) if wanted]
 
 
 # %% [markdown]
@@ -455,21 +464,20 @@ def _(x, scores, indices, alpha, limit, multiple, gate_up_proj, gate_up_bias, do
 
 
 @_experts_backward.register_fake
-def _(grad_out, scores, saved, alpha, limit, needed, gate_up_proj, down_proj, down_bias):
-    weights = [gate_up_proj.new_empty(shape) for shape in _weight_shapes(gate_up_proj, down_proj, needed)]
-    return [torch.empty_like(grad_out), torch.empty_like(scores), *weights]
+def _(grad_out, scores, saved, alpha, limit, weights, needed):
+    chosen = [weight for weight, wanted in zip(weights, needed, strict=True) if wanted]
+    return [torch.empty_like(x) for x in (grad_out, scores, *chosen)]
 
 
 def _keep_for_backward(ctx, inputs, output):
-    _, scores, _, ctx.alpha, ctx.limit, _, gate_up_proj, _, down_proj, down_bias = inputs
-    ctx.save_for_backward(scores, gate_up_proj, down_proj, down_bias, *output[1:])
+    _, scores, _, ctx.alpha, ctx.limit, _, *weights = inputs
+    ctx.save_for_backward(scores, *weights, *output[1:])
 
 
 def _call_backward(ctx, grads):
-    scores, gate_up_proj, down_proj, down_bias, *saved = ctx.saved_tensors
-    needed = list(ctx.needs_input_grad[6:])
-    weights = (gate_up_proj, down_proj, down_bias)
-    results = _experts_backward(grads[0], scores, saved, ctx.alpha, ctx.limit, needed, *weights)
+    scores, *kept = ctx.saved_tensors
+    weights, saved, needed = kept[:4], kept[4:], list(ctx.needs_input_grad[6:])
+    results = _experts_backward(grads[0], scores, saved, ctx.alpha, ctx.limit, weights, needed)
     given = iter(results[2:])
     of_weights = [next(given) if wanted else None for wanted in needed]
     return *results[:2], None, None, None, None, *of_weights

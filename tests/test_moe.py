@@ -1,6 +1,7 @@
 """The mixture of experts: equal to its loop forward and backward, edge cases, losses, refusals."""
 
 import dataclasses
+import gc
 import math
 
 import pytest
@@ -9,9 +10,11 @@ import torch.nn.functional as F
 
 from gptoss_lib.config import GPTOSSConfig, count_parameters, parameter_shapes
 from gptoss_lib.moe import (
+    _GRADIENT_MEMORY,
     Experts,
     MoE,
     Router,
+    _count_holders,
     _grouped_experts,
     _run_experts,
     _sorted_experts,
@@ -266,6 +269,66 @@ def test_memory_of_the_sorted_version():
         moe(x.requires_grad_())
     assert max(saved) <= rows * 56
     assert sum(saved) <= rows * (40 + 3 * 56) + 128 * (40 + 4 * E + 4 * K)
+
+
+# The memory of gradients
+
+
+def backward(moe, seed):
+    moe(numbers(B, T, D, seed=seed))[0].square().sum().backward()
+    return moe.experts.gate_up_proj.grad
+
+
+@pytest.mark.skipif(_count_holders is None, reason="this PyTorch cannot tell who holds a memory")
+def test_gradients_take_the_memory_of_the_last_ones():
+    moe = made()
+    first = backward(moe, seed=1).data_ptr()
+    moe.zero_grad()
+    held = torch.empty(2 * moe.experts.gate_up_proj.numel(), dtype=torch.float64)  # may take what was let go
+    assert backward(moe, seed=2).data_ptr() == first and held.numel() > 0
+
+
+@pytest.mark.parametrize("hold", [lambda x: x, lambda x: x[3:, 1], lambda x: x.numpy()])
+def test_a_gradient_that_somebody_holds_stays(hold):
+    moe = made()
+    backward(moe, seed=1)
+    held = hold(moe.experts.gate_up_proj.grad)
+    copied = torch.as_tensor(held).clone()
+    for seed in (2, 3):
+        moe.zero_grad()
+        backward(moe, seed)
+    assert torch.equal(torch.as_tensor(held), copied)
+
+
+def test_gradients_of_many_texts_add_up():
+    moe, parts = made(), []
+    for seed in (1, 2, 3):
+        moe.zero_grad()
+        parts.append(backward(moe, seed).clone())
+    moe.zero_grad()
+    for seed in (1, 2, 3):
+        total = backward(moe, seed)
+    torch.testing.assert_close(total, sum(parts))
+    moe.zero_grad()
+    sum(moe(numbers(B, T, D, seed=seed))[0].square().sum() for seed in (1, 2, 3)).backward()  # one graph
+    torch.testing.assert_close(moe.experts.gate_up_proj.grad, sum(parts))
+
+
+def test_experts_without_tokens_get_a_zero_gradient_in_used_memory():
+    moe = made()
+    backward(moe, seed=1).fill_(torch.nan)
+    moe.zero_grad()
+    moe.router.bias.data = torch.tensor([50.0, 50, 50, 0, 0, 0, 0], dtype=torch.float64)
+    assert (backward(moe, seed=2)[3:] == 0).all()
+
+
+def test_the_memory_goes_with_its_weight():
+    moe = made()
+    backward(moe, seed=1)
+    before = len(_GRADIENT_MEMORY)
+    del moe
+    gc.collect()
+    assert len(_GRADIENT_MEMORY) <= before - 4 or _count_holders is None
 
 
 # Precision

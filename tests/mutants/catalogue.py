@@ -346,6 +346,12 @@ MUTANTS = (
         ("test_moe.py::test_by_hand",),
     ),
     Mutant(
+        "gradient-memory-of-others",
+        "A new gradient is written over the last one although somebody still holds that.",
+        (Edit("moe", "_count_holders(memory._cdata) > 1", "_count_holders(memory._cdata) > 99"),),
+        ("test_moe.py::test_gradients_of_many_texts_add_up",),
+    ),
+    Mutant(
         "router-gradient-without-bias",
         "The gradient of a choice's weight forgets what the bias of `down_proj` gave.",
         (
