@@ -49,6 +49,18 @@ def test_other_numbers_go_to_pytorch(library, dtype):
 
 
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("outputs", [64, 96, 97])
+@pytest.mark.parametrize("shape", [(1, 1, 23), (1, 23), (23,)])
+def test_a_single_row(library, shape, outputs, bias):
+    x, weight = numbers(*shape), numbers(23, outputs, seed=1).t()
+    b = numbers(outputs, seed=2) if bias else None
+    with torch.no_grad():
+        for laid_out in (weight, weight.contiguous()):
+            torch.testing.assert_close(linear(x, laid_out, b), F.linear(x, weight, b), rtol=1e-5, atol=1e-5)
+    assert linear(x, weight, b).shape == (*shape[:-1], outputs)
+
+
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3, 7, 23), (1, 1, 23), (0, 23), (23,)])
 def test_linear(library, shape, bias):
     results = []
