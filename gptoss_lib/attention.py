@@ -180,7 +180,7 @@ def _one_query(
     total = weights.sum(-1, keepdim=True)
     if sinks is not None:
         total = total + torch.exp(sinks - highest)
-    mixed = ((weights / total).unsqueeze(-1) * value.unsqueeze(2)).sum(-2)  # [B, KV, G, hd]
+    mixed = (weights.unsqueeze(-1) * value.unsqueeze(2)).sum(-2) / total  # [B, KV, G, hd]
     return mixed.view(B, -1, 1, hd).to(value.dtype)
 
 

@@ -20,7 +20,7 @@ from gptoss_lib.moe import Experts, MoE
 from gptoss_lib.norm import RMSNorm
 from gptoss_lib.products import Linear, product
 from gptoss_lib.rope import RotaryEmbedding
-from gptoss_lib.swiglu import swiglu
+from gptoss_lib.swiglu import split_gate_up, swiglu_parts
 
 __all__ = ["GPTOSS", "CompiledDecoder", "GPTOSSModel", "TransformerBlock", "linear_cross_entropy"]
 
@@ -291,15 +291,29 @@ class _StepCache:
         return self.place - back  # negative where a slot is still empty
 
 
+def _rows_of(experts: Experts) -> tuple[Tensor | None, ...]:
+    """Copy all experts' weights, inputs last and gates before ups: [E, 2F, D], a bias [E, 2F], [E, D, F]."""
+
+    def gates_first(x: Tensor) -> Tensor:
+        return torch.cat(split_gate_up(x.detach()), dim=-1)
+
+    bias = experts.gate_up_proj_bias
+    return (
+        gates_first(experts.gate_up_proj).mT.contiguous(),
+        None if bias is None else gates_first(bias),
+        experts.down_proj.detach().mT.contiguous(),
+    )
+
+
 def _experts_by_rows(
-    experts: Experts, rows: tuple[Tensor, Tensor], x: Tensor, scores: Tensor, indices: Tensor
+    experts: Experts, rows: tuple[Tensor | None, ...], x: Tensor, scores: Tensor, indices: Tensor
 ):
-    """Run one token's K experts on x [D], whose weights are laid out with inputs last."""
-    gate_up, down = rows  # [E, 2F, D] and [E, D, F]
+    """Run one token's K experts on x [D], whose weights are laid out as in :func:`_rows_of`."""
+    gate_up, bias, down = rows
     inner = (gate_up[indices] * x).sum(-1)  # [K, 2F]; the compiler reads only what is chosen
-    if experts.gate_up_proj_bias is not None:
-        inner = inner + experts.gate_up_proj_bias[indices]
-    hidden = swiglu(inner, experts.alpha, experts.limit)  # [K, F]
+    if bias is not None:
+        inner = inner + bias[indices]
+    hidden = swiglu_parts(*inner.chunk(2, dim=-1), experts.alpha, experts.limit)  # [K, F]
     answers = (down[indices] * hidden.unsqueeze(1)).sum(-1)  # [K, D]
     if experts.down_proj_bias is not None:
         answers = answers + experts.down_proj_bias[indices]
@@ -320,16 +334,10 @@ class CompiledDecoder(nn.Module):
     def __init__(self, model: GPTOSS) -> None:
         super().__init__()
         self.model = model
-        self._rows = [
-            tuple(
-                weight.detach().transpose(1, 2).contiguous()
-                for weight in (layer.mlp.experts.gate_up_proj, layer.mlp.experts.down_proj)
-            )
-            for layer in model.model.layers
-        ]
+        self._rows = [_rows_of(layer.mlp.experts) for layer in model.model.layers]
         # Looking at every weight before each step, whether it is still the same, would cost time.
         trust = getattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe", None)
-        options = {"guard_filter_fn": trust} if trust else None
+        options = {"size_asserts": False} | ({"guard_filter_fn": trust} if trust else {})
         self._compiled = torch.compile(self._step, dynamic=False, options=options)
 
     @torch.no_grad()
