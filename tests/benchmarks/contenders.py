@@ -19,6 +19,7 @@ from gptoss_lib.model import GPTOSS, CompiledDecoder
 from gptoss_lib.pretraining import gptoss_loss
 from gptoss_lib.training import Trainer, TrainingConfig, learning_rate_at, parameter_groups
 
+PROMPT, NEW = 64, 128  # tokens in decoding
 SHAPES = {  # config, batch size, tokens in a sequence
     "S": (replace(GPTOSSConfig.preset("s"), num_local_experts=4), 16, 256),
     "C": (GPTOSSConfig.preset("compact"), 2, 256),
@@ -136,7 +137,7 @@ def whole_run(who: str, steps: int = 20) -> Callable[[], None]:
 
 
 def decoding(
-    who: str, precision: str, compiled: bool, prompt: int = 64, new: int = 128
+    who: str, precision: str, compiled: bool, prompt: int = PROMPT, new: int = NEW
 ) -> Callable[[], list]:
     """Write tokens after a prompt, greedily, with a cache; the tokens are returned."""
     config = SHAPES["C"][0]
@@ -198,10 +199,15 @@ def attention(who: str, length: int = 2048, window: int | None = 128) -> Callabl
     return run
 
 
-def memory_bandwidth(gigabytes: float = 0.5) -> Callable[[], None]:
-    """Read a tensor from memory once."""
-    numbers = torch.ones(int(gigabytes * 1e9 / 4))
-    return numbers.sum
+def memory_bandwidth(gigabytes: float, times: int = 10) -> Callable[[], None]:
+    """Read so much from memory: one tensor, ten times."""
+    numbers = torch.ones(int(gigabytes * 1e9 / 4 / times))
+
+    def read() -> None:
+        for _ in range(times):
+            numbers.sum()
+
+    return read
 
 
 CONTENDERS = {

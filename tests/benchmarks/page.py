@@ -1,8 +1,10 @@
 """The recorded results as a table in the book's page."""
 
 import json
+import statistics
 from pathlib import Path
 
+FAST = 60  # gigabytes a second: the machine of the results has two states, one on either side
 RESULTS = Path(__file__).with_name("results.jsonl")
 PAGE = Path(__file__).resolve().parents[2] / "book" / "benchmarks.md"
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
@@ -27,7 +29,26 @@ def table(records: list[dict]) -> str:
         if goal and result["ratio"] < result["goal"]:
             goal += ", not reached"
         lines.append(f"| {result['case']}{same} | {ours} | {theirs} | {result['ratio']:.2f} | {goal} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_by_memory(results)]) + "\n"
+
+
+def _by_memory(results: list[dict]) -> list[str]:
+    """Return the lines of a second table: decoding in rounds in which the memory was slow, and fast."""
+    lines = [
+        "",
+        "Decoding again, by how many gigabytes a second the memory delivered in a round:",
+        "",
+        f"| What | Below {FAST} GB/s: rounds | Ratio | {FAST} GB/s and more: rounds | Ratio |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for result in results:
+        if "rounds" in result:
+            ratios = [[], []]
+            for each in result["rounds"]:
+                ratios[each["memory"] >= FAST].append(each["ratio"])
+            cells = (f"{len(some)} | {statistics.median(some):.2f}" if some else "0 | " for some in ratios)
+            lines.append(f"| {result['case']} | {' | '.join(cells)} |")
+    return lines if len(lines) > 5 else []
 
 
 def _amount(value: float | None, unit: str | None) -> str:

@@ -50,3 +50,14 @@ def test_a_missed_goal_is_said():
     text = table([machine, result | {"same_tokens": True}, {"case": "y", "ratio": 0.9, "goal": 0.85}])
     assert "| x; same tokens | 200&nbsp;ms | 100&nbsp;ms | 0.50 | 1.00, not reached |" in text
     assert "| y |  |  | 0.90 | 0.85 |" in text
+
+
+def test_decoding_is_shown_by_the_speed_of_the_memory():
+    machine = {"threads": 2, "processor": "chip", "torch": "2", "transformers": "5", "onednn_products": False}
+    rounds = [
+        {"memory": memory, "ratio": ratio} for memory, ratio in [(40, 2.0), (80, 4.0), (70, 3.0), (90, 5.0)]
+    ]
+    result = {"case": "x", "ratio": 3.5, "goal": None}
+    assert "| x | 1 | 2.00 | 3 | 4.00 |" in table([machine, result | {"rounds": rounds}])
+    assert "| x | 0 |  | 1 | 4.00 |" in table([machine, result | {"rounds": rounds[1:2]}])
+    assert "gigabytes a second" not in table([machine, result])
