@@ -70,7 +70,7 @@ def _of_one_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute ``F.linear`` of a single row: every core reads some pieces of the weight, as fast as it can."""
     # Not as a column of its own, for which MKL has a kernel that is three times as slow.
     row = x.reshape(1, 1, -1).expand(_PIECES, -1, -1)
-    result = torch.bmm(weight.unflatten(0, (_PIECES, -1)), row.mT).view(*x.shape[:-1], -1)
+    result = torch.bmm(weight.reshape(_PIECES, -1, x.shape[-1]), row.mT).view(*x.shape[:-1], -1)
     return result if bias is None else result + bias
 
 
@@ -107,8 +107,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         result = (weight * x.flatten()).sum(-1)  # [N]
         return (result if bias is None else result + bias).view(*x.shape[:-1], -1)
     wide = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if ONEDNN_IS_FASTER and on_cpu and wide and x.numel() > 0 and len(weight) >= 64:  # few are not worth it
-        if one_row and len(weight) % _PIECES == 0:
+    if (
+        ONEDNN_IS_FASTER and on_cpu and wide and x.numel() > 0 and weight.shape[0] >= 64
+    ):  # few are not worth it
+        if one_row and weight.shape[0] % _PIECES == 0:
             return _of_one_row(x, weight, bias)
         multiply = _Linear.apply if torch.is_grad_enabled() else _linear
         return multiply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)

@@ -356,17 +356,23 @@ print("the same gradient:", torch.allclose(sinks.grad, by_hand.detach(), atol=1e
 _KERNEL_SHARES_KEYS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
 
 
+def _fused_kernel(query, key, value, sinks, bias, is_causal) -> tuple[Tensor, Tensor]:
+    """Run PyTorch's fused attention for CPUs and correct what comes out for the sinks."""
+    out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, attn_mask=bias
+    )  # [B, H, T, hd] and [B, H, T]
+    if sinks is not None:
+        without, log_sum = log_sum, torch.logaddexp(log_sum, sinks.to(log_sum.dtype)[:, None])
+        out.mul_(torch.exp(without - log_sum).unsqueeze(-1))
+    return out, log_sum
+
+
 class _FlashAttention(torch.autograd.Function):
-    """PyTorch's fused attention for CPUs, corrected for sinks on its way out."""
+    """The same with a gradient."""
 
     @staticmethod
     def forward(ctx, query, key, value, sinks, bias, is_causal):
-        out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, is_causal, attn_mask=bias
-        )  # [B, H, T, hd] and [B, H, T]
-        if sinks is not None:
-            without, log_sum = log_sum, torch.logaddexp(log_sum, sinks.to(log_sum.dtype)[:, None])
-            out.mul_(torch.exp(without - log_sum).unsqueeze(-1))
+        out, log_sum = _fused_kernel(query, key, value, sinks, bias, is_causal)
         ctx.save_for_backward(query, key, value, sinks, bias, out, log_sum)
         ctx.is_causal = is_causal
         return out
@@ -399,7 +405,9 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, mask
     bias = None
     if mask is not None:
         bias = hide(query.new_zeros(()), mask if mask.dim() == 3 else mask.unsqueeze(0))  # [B or 1, 1, T, S]
-    return _FlashAttention.apply(query, key, value, sinks, bias, mask is None and T > 1).to(dtype)
+    arguments = (query, key, value, sinks, bias, mask is None and T > 1)
+    out = _FlashAttention.apply(*arguments) if torch.is_grad_enabled() else _fused_kernel(*arguments)[0]
+    return out.to(dtype)
 
 
 # %%
@@ -766,7 +774,7 @@ class Attention(nn.Module):
                 ``position_ids`` is missing.
         """
         query, key, value = (
-            proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H or KV, T, hd]
+            proj(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # [B, H or KV, T, hd]
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)

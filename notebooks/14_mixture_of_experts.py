@@ -559,7 +559,8 @@ class Experts(nn.Module):
     """E MLPs with SwiGLU, each applied to the tokens that chose it.
 
     Parameters have Hugging Face's names and layout, inputs before outputs: ``gate_up_proj`` [E, D, 2F]
-    with gates and ups interleaved, and ``down_proj`` [E, F, D].
+    with gates and ups interleaved, and ``down_proj`` [E, F, D]. On a CPU, the memory of their gradients
+    stays with them, for the next ones.
 
     Args:
         config: the sizes, SwiGLU's alpha and limit, and whether there are biases.

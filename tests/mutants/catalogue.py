@@ -186,7 +186,7 @@ MUTANTS = (
     Mutant(
         "qkv-bias-forgotten",
         "Queries, keys and values are projected without their biases.",
-        (Edit("attention", "proj(x).unflatten(", "F.linear(x, proj.weight).unflatten("),),
+        (Edit("attention", "proj(x).view(", "F.linear(x, proj.weight).view("),),
         ("test_attention.py::test_the_block_against_pytorch",),
     ),
     Mutant(
