@@ -65,7 +65,7 @@ def keep_memory(large_pages: bool = False) -> bool:
     """Let this process keep the memory of tensors that it frees, for the next ones.
 
     Linux's C library gives every large tensor back to the system at once, and the system clears the
-    pages again when the next tensor takes them: a third of a training step of 200 million weights.
+    pages again when the next tensor takes them; ``book/benchmarks.md`` has what this is worth.
     After this call the process keeps the most that it ever needed. Call it before the first tensor is
     made, in programs that are all yours: the command line does, a library must not.
 
