@@ -339,7 +339,7 @@ print("segments, padded to 4:", sort_by_expert(torch.tensor(choices), 3, multipl
 #
 # In words: the first two are a linear layer's gradients, scaled by the weight. The last one compares the expert's answer with the direction in which the loss rises: where it is negative, the answer helps, and a step against the gradient gives that expert more weight. It is what trains the router. Written as on the far right it needs no answer of the expert, only $gW^\top$, which we compute anyway. So forward need not keep the answers.
 #
-# A last detail costs more than one would think. Gradients are as large as the weights, and after every step they are let go. The operating system takes such large pieces of memory back and clears them before it hands them out again, which can take as long as all products of a step ([Speed and memory](../book/benchmarks.md)). So we remember the memory of each weight's last gradient, and use it again if nobody else holds it any more.
+# A last detail costs more than one would think. Gradients are as large as the weights, and after every step they are let go. The operating system takes such large pieces of memory back and clears them before it hands them out again: writing to fresh memory can take several times as long as writing to memory that is in use. So we remember the memory of each weight's last gradient, and use it again if nobody else holds it any more.
 
 
 # %%
